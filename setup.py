@@ -1,0 +1,45 @@
+"""Packaging. ``train/`` and ``weights/`` travel inside the wheel as ``tf_mrsr._recipes`` and ``tf_mrsr._weights``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tf_mrsr" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="tf-mrsr",
+    version=VERSION,
+    description="Published MR super-resolution and synthesis networks, geometry-true, in TensorFlow/Keras",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=[*find_packages(include=["tf_mrsr", "tf_mrsr.*"]), "tf_mrsr._recipes", "tf_mrsr._weights"],
+    package_dir={"tf_mrsr._recipes": "train", "tf_mrsr._weights": "weights"},
+    package_data={"tf_mrsr._recipes": ["*.yaml"], "tf_mrsr._weights": ["**/*"]},
+    install_requires=[
+        "tensorflow>=2.20,<2.22",
+        "keras>=3.12,<4",
+        "numpy>=1.26,<3",
+        "scipy>=1.13,<2",
+        "scikit-image>=0.24,<1",
+        "nibabel>=5.3,<6",
+        "pyyaml>=6,<7",
+        "matplotlib>=3.9,<4",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "tensorboard": ["tensorboard>=2.19,<3"],
+        "demo": ["nilearn>=0.11,<1"],
+        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "nilearn>=0.11,<1"],
+    },
+    entry_points={"console_scripts": ["tf-mrsr = tf_mrsr.__main__:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Healthcare Industry",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

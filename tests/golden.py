@@ -1,0 +1,91 @@
+"""Numbers that the original programs produced, and the formulae of their weights and inputs.
+
+The folder is found through ``TF_MRSR_SHARED`` or beside the checkout; without it the tests that need it are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+SHARED = Path(os.environ.get("TF_MRSR_SHARED", Path(__file__).parents[2] / "shared"))
+GOLDEN = SHARED / "golden" / "imatge"
+needs_golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="the original programs' numbers (shared/golden) are not here"
+)
+needs_scans = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real scans (shared/data) are not here")
+
+_A, _B = 0.7, 0.37
+
+
+def volume(shape, dtype=np.float32):
+    k = np.arange(np.prod(shape), dtype=np.float64)
+    return (np.sin(0.05 * k) + 0.3 * np.cos(0.013 * k)).reshape(shape).astype(dtype)
+
+
+def volume2(shape, dtype=np.float32):
+    k = np.arange(np.prod(shape), dtype=np.float64)
+    return (0.8 * np.sin(0.031 * k + 0.4) + 0.25 * np.cos(0.017 * k)).reshape(shape).astype(dtype)
+
+
+def formula_value(index, shape, role, fan_in, pattern, gain):
+    k = np.arange(np.prod(shape), dtype=np.int64)
+    sine = np.sin(_A * (index + 1) + _B * k)
+    if role in ("bias", "beta", "moving_mean"):
+        value = 0.1 * sine
+    elif role == "gamma":
+        value = 1 + 0.1 * sine
+    elif role == "moving_variance":
+        value = 1 + 0.5 * np.abs(sine)
+    elif pattern == "sine":
+        value = gain * fan_in**-0.5 * sine
+    else:
+        phase = 2 * np.pi * ((k * (k + 1) // 2) % 9973) / 9973
+        value = gain * fan_in**-0.5 * np.sin(_A * (index + 1) + phase)
+    return value.reshape(shape).astype(np.float32)
+
+
+def variables_in_program_order(model):
+    """Kernel, bias per convolution or dense layer; beta, gamma, moving mean, moving variance per batch norm."""
+    ordered = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            ordered += [layer.beta, layer.gamma, layer.moving_mean, layer.moving_variance]
+        else:
+            ordered += layer.weights
+    return ordered
+
+
+def assign_formula(model, specs, pattern, gain):
+    ordered = variables_in_program_order(model)
+    assert [tuple(v.shape) for v in ordered] == [tuple(s["shape"]) for s in specs]
+    for variable, spec in zip(ordered, specs, strict=True):
+        variable.assign(formula_value(spec["index"], spec["shape"], spec["role"], spec.get("fan_in"), pattern, gain))
+
+
+def moving_averages(model):
+    parts = [
+        value.numpy()
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for value in (layer.moving_mean, layer.moving_variance)
+    ]
+    return np.concatenate(parts)
+
+
+def case(name):
+    return json.loads((GOLDEN / name / "case.json").read_text())
+
+
+def array(name, file):
+    return np.load(GOLDEN / name / file)
+
+
+def suggested_atol(name, mode):
+    outputs = json.loads((SHARED / "golden" / "conditioning.json").read_text())["outputs"]
+    return outputs[f"imatge/{name}:{mode}"]["suggested_atol"]

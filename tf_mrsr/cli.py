@@ -1,0 +1,96 @@
+"""What all commands share: errors as one line, quiet TensorFlow, sizes, common options. Loads nothing heavy itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tf_mrsr import __version__
+from tf_mrsr.errors import MrsrError, OutputError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+DEFAULT_MEMORY = "4GB"
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog=f"tf-mrsr {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--version", action="version", version=f"tf_mrsr {__version__}")
+    return result
+
+
+def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Does the work; returns the exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C."""
+    try:
+        work(arguments)
+    except MrsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def add_nan_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--nan",
+        choices=("refuse", "zero"),
+        default="refuse",
+        help="NaN or infinite voxels: refuse the scan (default), or set them to 0",
+    )
+
+
+def add_memory_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--memory",
+        type=memory_size,
+        default=DEFAULT_MEMORY,
+        metavar="SIZE",
+        help=f"what computing one volume may take, for instance 1GB, or 'unlimited' (default {DEFAULT_MEMORY})",
+    )
+
+
+def memory_size(text: str) -> int:
+    """Bytes of "2GB", "500 MB", "1.5G" or "unlimited"."""
+    if text.strip().lower() == "unlimited":
+        return 2**62
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected for instance 1GB, 500MB or unlimited")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def check_writable(folder: Path) -> None:
+    """Raises an OutputError if no file can be made in ``folder``."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without the lines that it prints about itself before any log level holds."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as sink:
+            os.dup2(sink.fileno(), 2)
+            import tensorflow as tf
+
+            tf.zeros(1)  # the first operation prints as well
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,70 @@
+"""Which scans a command works on, and reading one of them for a network."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.volume import Volume, is_nifti, read_volume
+
+LIST_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+
+
+def find_scans(sources: Sequence[str | Path]) -> list[Path]:
+    """The NIfTI files that ``sources`` name, each once, in a stable order.
+
+    Args:
+        sources: folders (searched recursively, sorted by path), NIfTI files, or CSV/TSV lists with a column "path"
+            (relative paths start at the list's folder).
+
+    Raises:
+        DataError: if a source does not exist, is of another kind, or nothing is found.
+    """
+    found: dict[Path, None] = {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            files = sorted(p for p in source.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+            if not files:
+                raise DataError(f"{source}: no NIfTI file (.nii, .nii.gz) in this folder or below it")
+        elif not source.exists():
+            raise DataError(f"{source}: no such file or folder")
+        elif source.suffix.lower() in LIST_SUFFIXES:
+            files = _read_list(source)
+        elif is_nifti(source):
+            files = [source]
+        else:
+            raise DataError(f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz) or a .csv/.tsv list")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def read_scan(path: Path, *, nan: str = "refuse") -> Volume:
+    """``read_volume`` for a network: refuses scans that no intensity window fits.
+
+    Raises:
+        VolumeError: as ``read_volume``, or if all voxels are equal, or none is over 0.
+    """
+    volume = read_volume(path, nan=nan)
+    low, high = float(volume.data.min()), float(volume.data.max())
+    if low == high:
+        raise VolumeError(f"{path}: all voxels have the value {low:g}; there is no image in it")
+    if high <= 0:
+        raise VolumeError(f"{path}: no voxel is over 0 (the largest is {high:g}); expected magnitude images")
+    return volume
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a list ({error})") from error
+    if not rows or "path" not in rows[0]:
+        raise DataError(f"{path}: expected a header line with a column 'path' and one scan per line below it")
+    files = [path.parent / row["path"] for row in rows if row["path"]]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of the listed files do not exist, the first is {missing[0]}")
+    return files

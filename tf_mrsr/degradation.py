@@ -1,0 +1,242 @@
+"""From a high-resolution volume to a low-resolution one, with the grid map that this makes.
+
+Every degradation here is linear and separable: one matrix along each axis, low = W_x W_y W_z high. The matrices are
+SciPy's own filters and zooms applied to unit vectors, so the result is SciPy's to rounding, while blur and sampling
+take one pass and compute no voxel that is thrown away.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import ndtr
+
+from tf_mrsr.errors import RecipeError
+from tf_mrsr.geometry import GridMap
+
+Shape3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Degradation(ABC):
+    """Base of all degradations.
+
+    Attributes:
+        factors: high-resolution voxels per low-resolution voxel along (x, y, z), whole numbers, 1 for no change.
+    """
+
+    factors: Shape3
+
+    def __post_init__(self) -> None:
+        factors = tuple(self.factors)
+        if len(factors) != 3 or any(not isinstance(f, int) or f < 1 for f in factors) or max(factors) < 2:
+            raise RecipeError(f"degradation factors must be three whole numbers, one at least 2 or more, got {factors}")
+        object.__setattr__(self, "factors", factors)
+
+    @abstractmethod
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        """The matrix (low size, high size), float64, along ``axis`` of ``size`` high-resolution voxels."""
+
+    @abstractmethod
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        """From low-resolution voxel index to high-resolution voxel index, for a volume of ``high_shape``."""
+
+    def network_grid_map(self) -> GridMap:
+        """From output index to input index of a network trained to undo this degradation.
+
+        A fully convolutional network enlarges by exactly its factor wherever it stands, so its map has scale
+        1 / factor and no dependence on the shape.
+        """
+        return self.grid_map((1, 1, 1)).inverse()
+
+    def low_shape(self, high_shape: Sequence[int]) -> Shape3:
+        return tuple(-(-n // f) for n, f in zip(high_shape, self.factors, strict=True))
+
+    def __call__(self, high: np.ndarray) -> np.ndarray:
+        """Low-resolution data (x, y, z) of ``high`` (x, y, z), in the same floating-point type."""
+        low = high
+        for axis, factor in enumerate(self.factors):
+            if factor > 1 or self._acts_on_every_axis:
+                low = _apply(self.operator(high.shape[axis], axis), low, axis)
+        return low
+
+    def batch(self, high: np.ndarray) -> np.ndarray:
+        """Low-resolution patches (batch, x, y, z) of ``high`` (batch, x, y, z)."""
+        return np.stack([self(patch) for patch in high])
+
+    @property
+    @abstractmethod
+    def alignment(self) -> str:
+        """Where a low-resolution voxel lies, in words."""
+
+    # Blurs of the isotropic kinds act along an axis even where its factor is 1.
+    _acts_on_every_axis = False
+
+
+def _apply(operator: np.ndarray, data: np.ndarray, axis: int) -> np.ndarray:
+    moved = np.tensordot(operator.astype(data.dtype), data, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
+
+
+@lru_cache(maxsize=64)
+def _gaussian(size: int, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0)
+
+
+@dataclass(frozen=True)
+class GaussianDecimation(Degradation):
+    """Gaussian blur, then every r-th voxel from index 0 (sanchez2018, section 2.1: "a Gaussian filter and a
+    downsampling operator").
+
+    Attributes:
+        sigma: standard deviation of the blur, in high-resolution voxels.
+    """
+
+    sigma: float = 1.0
+    _acts_on_every_axis = True
+
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        return _gaussian(size, self.sigma)[:: self.factors[axis]]
+
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        return GridMap.decimation(self.factors)
+
+    @property
+    def alignment(self) -> str:
+        return "low-resolution voxel j lies on high-resolution voxel r j (every r-th voxel, from the first)"
+
+
+@dataclass(frozen=True)
+class GaussianZoom(Degradation):
+    """Gaussian blur, then SciPy's ``zoom`` by 1 / r, as the sanchez2018 program does it.
+
+    ``zoom`` puts the first voxel centre on the first and the last on the last, so voxels are (n - 1) / (m - 1) apart.
+
+    Attributes:
+        sigma: standard deviation of the blur, in high-resolution voxels.
+        order: 0 takes the nearest voxel (the program's training), 3 a cubic B-spline whose coefficients are the
+            voxels themselves, without the prefilter that interpolation needs (the program's testing).
+        blur_across_batch: the program's training filters the whole batch array, its first axis too, which mixes
+            the patches of a batch.
+    """
+
+    sigma: float = 1.0
+    order: int = 0
+    blur_across_batch: bool = False
+    _acts_on_every_axis = True
+
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        return _zoom(size, 1 / self.factors[axis], self.order) @ _gaussian(size, self.sigma)
+
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        return GridMap.corner_aligned(high_shape, self.low_shape(high_shape))
+
+    @property
+    def alignment(self) -> str:
+        return "first voxel centre on first, last on last; low-resolution voxels are (n - 1) / (m - 1) voxels apart"
+
+    def network_grid_map(self) -> GridMap:
+        """Edges on edges: the map of scale 1 / r that shares the volume's centre with ``zoom``'s own map.
+
+        Patches stretch by (n - 1) / (m - 1) but the network only enlarges by r, so what it learns to place right is
+        the centre of a patch.
+        """
+        return GridMap.block_average(self.factors).inverse()
+
+    def low_shape(self, high_shape: Sequence[int]) -> Shape3:
+        return tuple(round(n / f) for n, f in zip(high_shape, self.factors, strict=True))
+
+    def batch(self, high: np.ndarray) -> np.ndarray:
+        if self.blur_across_batch:
+            high = _apply(_gaussian(len(high), self.sigma), high, 0)
+        return super().batch(high)
+
+
+@lru_cache(maxsize=64)
+def _zoom(size: int, zoom: float, order: int) -> np.ndarray:
+    return ndimage.zoom(np.eye(size), (zoom, 1), order=order, prefilter=False)
+
+
+_CENTRE_OF_BLOCK = "low-resolution voxel j lies at high-resolution voxel r j + (r - 1) / 2 (the centre of its block)"
+
+
+@dataclass(frozen=True)
+class BlockAverage(Degradation):
+    """The mean of blocks of r voxels; a last block that is not full is filled up with its last voxel."""
+
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        factor = self.factors[axis]
+        count = -(-size // factor)
+        member = np.minimum(np.arange(count * factor), size - 1).reshape(count, factor)
+        operator = np.zeros((count, size))
+        np.add.at(operator, (np.arange(count)[:, None], member), 1 / factor)
+        return operator
+
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        return GridMap.block_average(self.factors)
+
+    @property
+    def alignment(self) -> str:
+        return _CENTRE_OF_BLOCK
+
+
+@dataclass(frozen=True)
+class SliceProfile(Degradation):
+    """Slices of a given thickness with gaps between them; exactly one axis has a factor over 1.
+
+    Low-resolution slice j is centred on the block of voxels r j ... r j + r - 1 and weighs the volume with a profile
+    of the given thickness::
+
+        high   | 0 | 1 | 2 | 3 | 4 | 5 |      factor 3, thickness 2, gap 1:
+        low      [  0  ]     [  1  ]          each slice covers 2 voxels of every 3
+
+    Attributes:
+        thickness: slice thickness in high-resolution voxels; the gap is the factor less the thickness. Thicker than
+            the factor means overlapping slices. For a Gaussian it is the full width at half maximum.
+        profile: "box" or "gaussian".
+    """
+
+    thickness: float = 1.0
+    profile: str = "box"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(f > 1 for f in self.factors) != 1:
+            raise RecipeError(f"a slice profile has one axis with a factor over 1, got factors {self.factors}")
+        if not self.thickness > 0:
+            raise RecipeError(f"slice thickness must be over 0 voxels, got {self.thickness}")
+        if self.profile not in ("box", "gaussian"):
+            raise RecipeError(f"slice profile must be 'box' or 'gaussian', got {self.profile!r}")
+
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        factor = self.factors[axis]
+        centres = factor * np.arange(-(-size // factor)) + (factor - 1) / 2
+        # What of the profile falls into each voxel; the profile beyond the volume is given to its border voxels.
+        edges = np.arange(size + 1) - 0.5
+        edges[0], edges[-1] = -np.inf, np.inf
+        return np.diff(self._cumulative(edges[None, :] - centres[:, None]), axis=1)
+
+    def _cumulative(self, distance: np.ndarray) -> np.ndarray:
+        if self.profile == "box":
+            return np.clip(distance / self.thickness + 0.5, 0, 1)
+        return ndtr(distance / (self.thickness / np.sqrt(8 * np.log(2))))
+
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        return GridMap.block_average(self.factors)
+
+    @property
+    def alignment(self) -> str:
+        return _CENTRE_OF_BLOCK
+
+
+KINDS: dict[str, type[Degradation]] = {
+    "gaussian_decimation": GaussianDecimation,
+    "gaussian_zoom": GaussianZoom,
+    "block_average": BlockAverage,
+    "slice_profile": SliceProfile,
+}

@@ -1,0 +1,29 @@
+"""The typed errors that users meet. Every message says what came, what was expected and what to do."""
+
+
+class MrsrError(Exception):
+    """Base of all errors caused by input or settings; commands print it as one line and exit with 1."""
+
+
+class VolumeError(MrsrError):
+    """A file that is not a usable scan: unreadable, damaged, wrong kind, bad header or bad voxels."""
+
+
+class GeometryError(MrsrError):
+    """An affine or a grid that cannot be used, or two that do not fit together."""
+
+
+class RecipeError(MrsrError):
+    """A recipe that is not valid, or that does not fit what it is used with."""
+
+
+class ModelError(MrsrError):
+    """A run or SavedModel folder that cannot be loaded."""
+
+
+class DataError(MrsrError):
+    """A set of scans that cannot be found, listed or used for the task."""
+
+
+class OutputError(MrsrError):
+    """A place that cannot be written, or that holds something already."""

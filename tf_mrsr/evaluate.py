@@ -1,0 +1,133 @@
+"""``python -m tf_mrsr.evaluate``: measure a model and interpolation on scans."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tf_mrsr import cli
+from tf_mrsr.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_mrsr.evaluation import Case
+    from tf_mrsr.inference.models import Model
+    from tf_mrsr.recipe import Recipe
+
+EPILOG = """\
+Each scan is degraded as the model's recipe tests, then estimated again by the model and by nearest, linear and cubic
+spline interpolation, each on the grid that is right for the degradation. The results go to OUTPUT/: table.md,
+table.csv, table.json, distribution.png and figures/, three planes of each scan.
+
+example:
+  tf-mrsr evaluate --model runs/x2 --data held_out/ -o results/
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = cli.parser("evaluate", "Measure a model and interpolation on high-resolution scans.")
+    arguments.epilog = EPILOG
+    arguments.add_argument("--model", type=Path, required=True, help="run folder or SavedModel folder")
+    arguments.add_argument(
+        "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
+    )
+    arguments.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    arguments.add_argument(
+        "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
+    )
+    arguments.add_argument("--protocol", help="masked, sanchez2018, or default: the recipe's; printed with the table")
+    arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
+    cli.add_nan_option(arguments)
+    cli.add_memory_option(arguments)
+    return cli.run(_evaluate, arguments.parse_args(argv))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import cohort, metrics, volume
+    from tf_mrsr.evaluation import prepare_case
+
+    paths = cohort.find_scans(arguments.data)
+    names = [volume.stem(path) for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    if arguments.protocol is not None and arguments.protocol not in metrics.PROTOCOLS:
+        raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
+    if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
+        raise DataError(f"{arguments.mask}: no such folder; --mask takes auto, none, or a folder of masks")
+    output = arguments.output
+    if output.exists() and not (arguments.overwrite and output.is_dir()):
+        raise OutputError(f"{output}: exists already; give another name or --overwrite")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
+    cli.check_writable(output.parent)
+
+    cli.load_tensorflow()
+    from tf_mrsr.evaluation import evaluate_estimate
+    from tf_mrsr.inference import models
+    from tf_mrsr.progress import Progress
+    from tf_mrsr.report import figures
+    from tf_mrsr.report.tables import Results
+
+    model = models.load(arguments.model)
+    protocol = arguments.protocol or model.recipe.evaluation.protocol
+    results = Results(_protocol_lines(model.recipe, protocol, arguments.mask))
+    temporary = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "figures").mkdir(parents=True)
+    model.warm_up()
+    try:
+        with Progress("evaluating", len(paths)) as progress:
+            for path in paths:
+                case = prepare_case(path, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
+                shown = {}
+                started = time.perf_counter()
+                for method, estimate in _estimates(case, model, arguments.memory):
+                    seconds = time.perf_counter() - started
+                    row = {"case": case.name, "method": method}
+                    results.rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
+                    if method in ("nearest", "cubic", "network"):
+                        shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
+                    started = time.perf_counter()
+                figures.three_planes(case.truth, shown, temporary / "figures" / f"{case.name}.png")
+                progress.advance(case.name)
+        figures.distribution(results, temporary / "distribution.png")
+        for suffix, text in (("csv", results.to_csv()), ("json", results.to_json()), ("md", results.to_markdown())):
+            (temporary / f"table.{suffix}").write_text(text, encoding="utf-8")
+        if output.exists():
+            shutil.rmtree(output)
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(results.to_markdown())
+
+
+def _estimates(case: Case, model: Model, memory_bytes: int) -> Iterator[tuple[str, np.ndarray]]:
+    from tf_mrsr.evaluation import estimates_by_interpolation
+
+    yield from estimates_by_interpolation(case)
+    yield "network", model.super_resolve(case.low_res, memory_bytes).data
+
+
+def _protocol_lines(recipe: Recipe, protocol: str, mask: str) -> list[str]:
+    from tf_mrsr import metrics
+
+    degradation = recipe.testing_degradation()
+    return [
+        f"recipe: {recipe.name}",
+        f"degradation: {degradation}",
+        f"alignment: {degradation.alignment}",
+        f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
+        f"mask: {mask}",
+        "baselines: nearest, linear, cubic B-spline with prefilter, each at the places that the alignment gives",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

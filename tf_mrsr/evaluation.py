@@ -1,0 +1,98 @@
+"""Degrade a scan, estimate it again, compare with the truth: for networks and for interpolation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tf_mrsr import baselines, metrics
+from tf_mrsr.cohort import read_scan
+from tf_mrsr.degradation import Degradation
+from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.recipe import Recipe
+from tf_mrsr.volume import NIFTI_SUFFIXES, Volume, read_volume, stem
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to be estimated.
+
+    Attributes:
+        name: the file's name without its ending.
+        truth: the scan.
+        low_res: what the degradation makes of it, on its own grid.
+        mask: bool (x, y, z), where truth and estimate are compared.
+        degradation: how ``low_res`` was made.
+    """
+
+    name: str
+    truth: Volume
+    low_res: Volume
+    mask: np.ndarray
+    degradation: Degradation
+
+
+def prepare_case(path: Path, recipe: Recipe, *, mask_source: str | Path, nan: str = "refuse") -> Case:
+    """Reads a scan and its mask, and degrades the scan as the recipe tests.
+
+    Args:
+        path: the high-resolution scan.
+        recipe: names the degradation.
+        mask_source: "auto" (see ``metrics.foreground_mask``), "none" for every voxel, or a folder that holds a mask
+            of the scan's name, non-zero inside.
+        nan: see ``read_volume``.
+
+    Raises:
+        VolumeError, DataError: if scan or mask cannot be used.
+    """
+    truth = read_scan(path, nan=nan)
+    degradation = recipe.testing_degradation()
+    if min(degradation.low_shape(truth.shape)) < 2:
+        raise VolumeError(f"{path}: too few voxels to be degraded by {degradation.factors}")
+    low_res = truth.resampled(degradation(truth.data), degradation.grid_map(truth.shape))
+    return Case(stem(path), truth, low_res, _mask(path, truth, mask_source), degradation)
+
+
+def estimates_by_interpolation(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """(method, estimate) for every baseline, on the grid that is right for the degradation."""
+    grid_map = case.degradation.grid_map(case.truth.shape).inverse()
+    for method in baselines.ORDERS:
+        yield method, baselines.interpolate(case.low_res.data, grid_map, case.truth.shape, method)
+
+
+def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mapping[str, float]:
+    """The value of each metric.
+
+    Args:
+        case: the case.
+        estimate: (x, y, z) with the truth's first voxel first; voxels beyond the truth are left out.
+        protocol: a key of ``metrics.PROTOCOLS``.
+
+    Raises:
+        DataError: if the estimate does not cover the truth.
+    """
+    shape = case.truth.shape
+    if any(e < t for e, t in zip(estimate.shape, shape, strict=True)):
+        raise DataError(f"{case.name}: the estimate has {estimate.shape} voxels, fewer than the scan's {shape}")
+    estimate = estimate[tuple(slice(0, n) for n in shape)]
+    return metrics.PROTOCOLS[protocol].compare(case.truth.data, estimate, case.mask)
+
+
+def _mask(path: Path, truth: Volume, source: str | Path) -> np.ndarray:
+    if source == "none":
+        return np.ones(truth.shape, bool)
+    if source == "auto":
+        return metrics.foreground_mask(truth.data)
+    candidates = [Path(source) / (stem(path) + suffix) for suffix in NIFTI_SUFFIXES]
+    mask_path = next((c for c in candidates if c.is_file()), None)
+    if mask_path is None:
+        raise DataError(f"{source}: no mask named {candidates[-1].name}; give one mask per scan, with the scan's name")
+    mask = read_volume(mask_path)
+    if mask.shape != truth.shape or not np.allclose(mask.affine, truth.affine, atol=1e-3):
+        raise DataError(f"{mask_path}: the mask lies on another grid than the scan; resample it onto the scan's")
+    if not mask.data.any():
+        raise DataError(f"{mask_path}: the mask is empty")
+    return mask.data != 0

@@ -1,0 +1,1 @@
+"""From a raw volume to a super-resolved one, in bounded memory."""

@@ -1,0 +1,144 @@
+"""The whole way of a scan through a trained generator, as one graph."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_mrsr import intensity
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.inference.tiling import plan, tile
+from tf_mrsr.networks.structure import POINTWISE, fold_batch_norm, reach, split
+
+UNLIMITED = 2**62
+
+
+class SuperResolver(tf.Module):
+    """Takes a raw volume and its affine, returns the super-resolved volume and its affine.
+
+    Normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in Python and
+    an exported SavedModel are the same graph. Batch norms are folded into the convolutions.
+
+    The low-resolution trunk of the generator is cheap in memory and wide in reach, its tail the opposite. So the
+    trunk runs over the whole volume and only the tail by slabs; where the trunk does not fit either, both run by
+    slabs whose halo is the reach of both.
+
+    Args:
+        generator: functional model, (batch, x, y, z, 1) -> the same at the higher resolution.
+        grid_map: from output index to input index.
+        intensity_kind: a key of ``tf_mrsr.intensity.KINDS``.
+    """
+
+    def __init__(self, generator: keras.Model, grid_map: GridMap, intensity_kind: str) -> None:
+        super().__init__(name="super_resolver")
+        folded = fold_batch_norm(generator)
+        # Keras variables are not tracked by tf.Module, their TensorFlow variables are.
+        self.network_variables = [variable.value for variable in folded.weights]
+        self._trunk, self._tail = split(folded)
+        self._trunk_reach = reach(self._trunk)
+        self._tail_reach = reach(self._tail) if self._tail else None
+        self._trunk_bytes = peak_bytes_per_voxel(self._trunk)
+        self._tail_bytes = peak_bytes_per_voxel(self._tail) if self._tail else 0
+        self._feature_bytes = 4 * self._trunk.output.shape[-1]
+        self._output_bytes = 4 * _product(reach(folded).scale)
+        self._grid_matrix = grid_map.matrix()
+        self._intensity_kind = intensity_kind
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None, None), tf.float32, "volume"),
+            tf.TensorSpec((4, 4), tf.float64, "affine"),
+            tf.TensorSpec((), tf.int64, "memory_bytes"),
+        ]
+    )
+    def __call__(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Super-resolves one volume.
+
+        Args:
+            volume: float32 (x, y, z), scan intensities.
+            affine: float64 (4, 4), voxel index to mm.
+            memory_bytes: what the computation may take; ``UNLIMITED`` for one run over the whole.
+
+        Returns:
+            "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
+        """
+        window = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf, f"reduce_{name}")(volume))
+        scaled = window.to_network(volume)[..., None]
+        result = self._network(scaled, memory_bytes)[..., 0]
+        return {"volume": window.to_scan(result), "affine": affine @ tf.constant(self._grid_matrix, tf.float64)}
+
+    def _network(self, volume: tf.Tensor, memory_bytes: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(volume)[:3]
+        voxels = tf.reduce_prod(tf.cast(shape, tf.int64))
+        # Input, scaled input, joined pieces and result are there all the time.
+        budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
+        if self._tail is None:
+            return self._tiled(lambda x: self._trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget)
+
+        def both(slab: tf.Tensor) -> tf.Tensor:
+            features = self._trunk(slab[None])[0]
+            held = tf.size(features, tf.int64) * 4
+            function = self._tiled(
+                lambda x: self._tail(x[None])[0],
+                self._tail_reach,
+                tf.shape(features)[:3],
+                self._tail_bytes,
+                budget - held,
+            )
+            return function(features)
+
+        radius = tuple(a + b for a, b in zip(self._trunk_reach.radius, self._tail_reach.radius, strict=True))
+        whole_reach = self._tail_reach._replace(radius=radius)
+        return self._tiled(both, whole_reach, shape, self._trunk_bytes, budget)(volume)
+
+    @staticmethod
+    def _tiled(function, function_reach, shape, bytes_per_voxel, budget):
+        pieces = plan(shape, function_reach.radius, bytes_per_voxel, budget)
+        for axis, piece in ((1, pieces.y), (0, pieces.x)):
+            function = tile(
+                function,
+                axis=axis,
+                radius=function_reach.radius[axis],
+                scale=function_reach.scale[axis],
+                piece=piece,
+            )
+        return function
+
+
+# Over what a layer reads and writes; measured as 1.0 (deconvolution) to 1.45 (resize convolution) with oneDNN.
+_SCRATCH = 1.5
+
+
+def peak_bytes_per_voxel(model: keras.Model) -> int:
+    """Memory at the model's peak, per input voxel: what its greediest layer reads and writes, and what waits.
+
+    Activations and the like work in place. Features that a skip connection needs later are held meanwhile; the
+    networks here have at most two such connections open at a time.
+    """
+    scales = {id(model.input): 1}
+    peak = skip = 0
+    for operation in model.operations:
+        for node in operation._inbound_nodes:
+            if any(id(t) not in scales for t in node.input_tensors) or id(node.outputs[0]) in scales:
+                continue
+            scale = scales[id(node.input_tensors[0])] * _enlargement(operation)
+            scales[id(node.outputs[0])] = scale
+            written = scale * node.outputs[0].shape[-1]
+            if len(node.input_tensors) > 1:
+                skip = max(skip, written)
+            elif not isinstance(operation, POINTWISE):
+                peak = max(peak, scales[id(node.input_tensors[0])] * node.input_tensors[0].shape[-1] + written)
+    return int(4 * _SCRATCH * (peak + 2 * skip))
+
+
+def _enlargement(layer: keras.layers.Layer) -> int:
+    if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)):
+        return _product(layer.strides)
+    return _product(getattr(layer, "size", getattr(layer, "factors", (1,))))
+
+
+def _product(values: tuple[int, ...]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result

@@ -1,0 +1,109 @@
+"""Running a function over slabs of a volume so that the result is that of one run over the whole.
+
+A slab is a piece of the volume along one axis with a halo on both sides. Where the halo is at least as wide as the
+function sees, what it makes of the inner part is what it would make there with the whole volume before it. At the
+volume's own border there is no halo: the function pads there as it does without tiling. One axis of 10 voxels, pieces
+of 4 with a halo of 2; the slabs are all equally long, the last is moved inwards::
+
+    voxel     0 1 2 3 4 5 6 7 8 9
+    piece 0  [. . . .]. . . .              slab 0-7
+    piece 1       . .[. . . .]. .          slab 2-9
+    piece 2       . . . . . .[. .]         slab 2-9
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+TensorFunction = Callable[[tf.Tensor], tf.Tensor]
+
+
+def tile(function: TensorFunction, *, axis: int, radius: int, scale: int, piece: tf.Tensor | int) -> TensorFunction:
+    """``function`` by slabs along one axis.
+
+    Args:
+        function: from (x, y, z, channel) to (sx x, sy y, sz z, channel), shift-invariant.
+        axis: 0 for x, 1 for y, 2 for z.
+        radius: how many input voxels to each side an output voxel sees along the axis.
+        scale: output voxels per input voxel along the axis.
+        piece: at most this many input voxels of result per slab, 1 or more. A piece as long as the axis is one run.
+
+    Returns:
+        A function of the same kind; it can be tiled again along another axis.
+    """
+
+    def tiled(volume: tf.Tensor) -> tf.Tensor:
+        size = tf.shape(volume)[axis]
+        count = -(-size // tf.cast(piece, tf.int32))
+        # Even pieces: the last one is not a sliver with a full halo.
+        length = -(-size // count)
+        window = tf.minimum(size, length + 2 * radius)
+
+        def step(i: tf.Tensor, pieces: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            start = i * length
+            stop = tf.minimum(start + length, size)
+            first = tf.clip_by_value(start - radius, 0, size - window)
+            result = function(_slice(volume, axis, first, window))
+            result = _slice(result, axis, (start - first) * scale, (stop - start) * scale)
+            return i + 1, pieces.write(i, _swap_to_front(result, axis))
+
+        pieces = tf.TensorArray(tf.float32, size=count, infer_shape=False, element_shape=(None,) * 4)
+        _, pieces = tf.while_loop(lambda i, _: i < count, step, (tf.constant(0), pieces), parallel_iterations=1)
+        return _swap_to_front(pieces.concat(), axis)
+
+    return tiled
+
+
+def _slice(volume: tf.Tensor, axis: int, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    index = [slice(None)] * axis + [slice(start, start + length)]
+    return volume[tuple(index)]
+
+
+def _swap_to_front(volume: tf.Tensor, axis: int) -> tf.Tensor:
+    """Exchanges ``axis`` with axis 0, along which a TensorArray joins its pieces; twice is the identity."""
+    if axis == 0:
+        return volume
+    order = [0, 1, 2, 3]
+    order[0], order[axis] = order[axis], order[0]
+    return tf.transpose(volume, order)
+
+
+class Pieces(NamedTuple):
+    """Piece lengths along x and y that keep a function within a budget."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+
+
+def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, budget: tf.Tensor) -> Pieces:
+    """The longest pieces whose slabs, halos included, need at most ``budget`` bytes.
+
+    The volume is cut along x alone, or along x and y, whichever spends less on halos. With too small a budget the
+    pieces are as small as is sensible and the budget is exceeded.
+
+    Args:
+        shape: int tensor (3,), voxels.
+        radius: reach of the function along each axis.
+        bytes_per_voxel: memory at the function's peak, per voxel of its input.
+        budget: int64 scalar, bytes.
+    """
+    x, y, z = tf.unstack(tf.cast(shape, tf.int64))
+    columns = tf.maximum(tf.cast(budget, tf.int64), 0) // (bytes_per_voxel * tf.maximum(z, 1))
+
+    def piece(window: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
+        smallest = tf.minimum(size, max(2 * reach, 4))
+        return tf.where(window >= size, size, tf.clip_by_value(window - 2 * reach, smallest, size))
+
+    def excess(length: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
+        return tf.cast(tf.minimum(length + 2 * reach, size), tf.float32) / tf.cast(length, tf.float32)
+
+    slab_x = piece(columns // tf.maximum(y, 1), x, radius[0])
+    side = tf.cast(tf.sqrt(tf.cast(columns, tf.float64)), tf.int64)
+    block_x, block_y = piece(side, x, radius[0]), piece(side, y, radius[1])
+    fits = tf.minimum(slab_x + 2 * radius[0], x) * y <= columns
+    cheaper = excess(slab_x, x, radius[0]) <= excess(block_x, x, radius[0]) * excess(block_y, y, radius[1])
+    slabs = fits & cheaper
+    return Pieces(tf.cast(tf.where(slabs, slab_x, block_x), tf.int32), tf.cast(tf.where(slabs, y, block_y), tf.int32))

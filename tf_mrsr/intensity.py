@@ -1,0 +1,44 @@
+"""Scan intensities to a network's range, and exactly back.
+
+Every kind is one centre and one half-width: ``network = (scan - centre) / width``, ``scan = network * width + centre``.
+The two numbers come from statistics that a caller supplies, so that NumPy here and TensorFlow inside an exported
+graph compute them by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Window(NamedTuple):
+    """centre and width, in scan intensities; NumPy or TensorFlow scalars."""
+
+    centre: Any
+    width: Any
+
+    def to_network(self, data: Any) -> Any:
+        return (data - self.centre) / self.width
+
+    def to_scan(self, data: Any) -> Any:
+        return data * self.width + self.centre
+
+
+def _half_max(statistic: Callable[[str], Any]) -> Window:
+    half = statistic("max") / 2
+    return Window(half, half)
+
+
+# half_max maps [0, max] to [-1, 1]; the sanchez2018 program divides by half of the maximum and subtracts one.
+KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {"half_max": _half_max}
+
+
+def measure(kind: str, data: np.ndarray) -> Window:
+    """The window of ``data`` (any shape) by the rule ``kind``.
+
+    Data whose width is 0, such as an all-zero patch, gets the width 1 and so stays as it is.
+    """
+    window = KINDS[kind](lambda name: getattr(np, name)(data))
+    return window if window.width != 0 else Window(window.centre, type(window.width)(1))

@@ -1,0 +1,77 @@
+"""What Keras lacks: the 3D pixel shuffle and the initialiser that makes a deconvolution start as nearest-neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class PixelShuffle3D(keras.layers.Layer):
+    """Moves blocks of channels into space: (batch, x, y, z, c) -> (batch, fx x, fy y, fz z, c / (fx fy fz)).
+
+    Channel order as in the sanchez2018 program: with factors of 2, channel ``(4 hy + 2 hx + hz) q_count + q`` of voxel
+    (x, y, z) goes to channel q of voxel (2 x + hx, 2 y + hy, 2 z + hz). The second axis has the highest digit.
+
+    Args:
+        factors: enlargement along (x, y, z).
+    """
+
+    def __init__(self, factors: Sequence[int] = (2, 2, 2), **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.factors = tuple(int(f) for f in factors)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        fx, fy, fz = self.factors
+        batch, x, y, z = tf.unstack(tf.shape(inputs)[:4])
+        channels = inputs.shape[-1] // (fx * fy * fz)
+        blocks = tf.reshape(inputs, (batch, x, y, z, fy, fx, fz, channels))
+        blocks = tf.transpose(blocks, (0, 1, 5, 2, 4, 3, 6, 7))
+        return tf.reshape(blocks, (batch, x * fx, y * fy, z * fz, channels))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, *space, channels = input_shape
+        if channels is None or channels % np.prod(self.factors):
+            raise ValueError(f"{channels} channels cannot be shuffled by factors {self.factors}")
+        enlarged = [None if n is None else n * f for n, f in zip(space, self.factors, strict=True)]
+        return (batch, *enlarged, channels // int(np.prod(self.factors)))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "factors": self.factors}
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class SubpixelNNInitializer(keras.initializers.Initializer):
+    """Kernel of a strided deconvolution that starts as a small convolution followed by nearest-neighbour resizing.
+
+    A kernel of k voxels is drawn and each tap is repeated ``stride`` times along each axis, giving k * stride voxels;
+    all voxels of an output block then see the same weights (ICNR, arXiv:1707.02937; sanchez2018, section 2.3.3).
+
+    Args:
+        strides: strides of the deconvolution along (x, y, z), for instance (2, 2, 2) or (1, 1, 3).
+        stddev: standard deviation of the small kernel (the sanchez2018 program: 0.02).
+        seed: seed of the draw.
+    """
+
+    def __init__(self, strides: Sequence[int], stddev: float = 0.02, seed: int | None = None) -> None:
+        self.strides = tuple(int(s) for s in strides)
+        self.stddev = stddev
+        self.seed = seed
+        self._normal = keras.initializers.RandomNormal(stddev=stddev, seed=seed)
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
+        """A kernel of ``shape`` (x, y, z, out channels, in channels); x, y, z are multiples of the strides."""
+        size, channels = tuple(shape[:3]), tuple(shape[3:])
+        if any(n % s for n, s in zip(size, self.strides, strict=True)):
+            raise ValueError(f"kernel size {size} is not a multiple of the strides {self.strides}")
+        small = tuple(n // s for n, s in zip(size, self.strides, strict=True))
+        kernel = self._normal(small + channels, dtype=dtype)
+        for axis, stride in enumerate(self.strides):
+            kernel = keras.ops.repeat(kernel, stride, axis=axis)
+        return kernel
+
+    def get_config(self) -> dict:
+        return {"strides": self.strides, "stddev": self.stddev, "seed": self.seed}

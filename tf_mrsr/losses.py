@@ -1,0 +1,72 @@
+"""Losses, as pure functions of tensors; images are (batch, x, y, z, channel) in network range, results are scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def mean_squared_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """mean((target - output)^2) over batch, voxels and channels."""
+    return tf.reduce_mean(tf.math.squared_difference(target, output))
+
+
+def sum_squared_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """sum((target - output)^2) over batch, voxels and channels (the sanchez2018 program)."""
+    return tf.reduce_sum(tf.math.squared_difference(target, output))
+
+
+def gradient_difference(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """Sum over axes a of mean((|d_a target| - |d_a output|)^2) with neighbour differences d_a (sanchez2018, eq. 8)."""
+    return tf.add_n([tf.reduce_mean(term) for term in _gradient_terms(target, output)])
+
+
+def gradient_difference_sum(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """As ``gradient_difference``, summed over batch and voxels instead of averaged (the sanchez2018 program)."""
+    return tf.add_n([tf.reduce_sum(term) for term in _gradient_terms(target, output)])
+
+
+def _gradient_terms(target: tf.Tensor, output: tf.Tensor) -> list[tf.Tensor]:
+    terms = []
+    for axis in range(1, len(target.shape) - 1):
+        after = (*[slice(None)] * axis, slice(1, None))
+        before = (*[slice(None)] * axis, slice(None, -1))
+        target_step, output_step = (tf.abs(image[after] - image[before]) for image in (target, output))
+        terms.append(tf.math.squared_difference(target_step, output_step))
+    return terms
+
+
+CONTENT: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "mean_squared_error": mean_squared_error,
+    "sum_squared_error": sum_squared_error,
+    "gradient_difference": gradient_difference,
+    "gradient_difference_sum": gradient_difference_sum,
+}
+
+
+def grows_with_batch(name: str) -> bool:
+    """Whether a content loss sums over the batch, so that shares of a batch add up instead of averaging."""
+    return CONTENT[name] in (sum_squared_error, gradient_difference_sum)
+
+
+def least_squares(scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """mean((scores - labels)^2); both (batch, 1). LSGAN, arXiv:1611.04076; the paper's 1/2 is a weight."""
+    return tf.reduce_mean(tf.math.squared_difference(scores, labels))
+
+
+ADVERSARIAL: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"least_squares": least_squares}
+
+
+def draw_labels(bounds: tuple[float, float], count: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
+    """Labels (count, 1), uniform in [low, high); equal bounds give that one value.
+
+    Args:
+        bounds: (low, high).
+        count: number of labels.
+        seed: two integers; the same seed gives the same labels, on any machine.
+    """
+    low, high = bounds
+    if low == high:
+        return tf.fill((count, 1), tf.constant(low, tf.float32))
+    return tf.random.stateless_uniform((count, 1), seed, low, high)

@@ -1,0 +1,116 @@
+"""Measures of agreement between a truth and an estimate, both float32 of shape (x, y, z)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.metrics import structural_similarity
+
+from tf_mrsr.errors import DataError
+
+METRICS = ("psnr", "ssim", "mae", "mse")
+_SSIM_WINDOW = 7
+
+
+def mse(truth: np.ndarray, estimate: np.ndarray) -> float:
+    """Mean of (truth - estimate)^2, in squared scan intensities."""
+    return float(np.mean(np.square(truth.astype(np.float64) - estimate)))
+
+
+def mae(truth: np.ndarray, estimate: np.ndarray) -> float:
+    """Mean of |truth - estimate|, in scan intensities."""
+    return float(np.mean(np.abs(truth.astype(np.float64) - estimate)))
+
+
+def psnr(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:
+    """Peak signal-to-noise ratio 10 log10(data_range^2 / mse), in dB; infinite for equal arrays."""
+    error = mse(truth, estimate)
+    return float("inf") if error == 0 else float(10 * np.log10(data_range**2 / error))
+
+
+def ssim(truth: np.ndarray, estimate: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+    """Mean structural similarity (scikit-image, uniform 7-voxel windows in 3D), over ``mask`` if there is one."""
+    if min(truth.shape) < _SSIM_WINDOW:
+        raise DataError(f"SSIM needs {_SSIM_WINDOW} voxels or more along each axis, got shape {truth.shape}")
+    mean, similarity = structural_similarity(truth, estimate, data_range=data_range, full=True)
+    return float(mean if mask is None else similarity[mask].mean())
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a truth and an estimate are compared; printed with every table.
+
+    Attributes:
+        name: the name of the protocol.
+        description: in words, for the table.
+        compare: takes truth, estimate and mask (all (x, y, z)) and returns the value of each of ``METRICS``.
+    """
+
+    name: str
+    description: str
+    compare: Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, float]]
+
+
+def _compare_inside(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    inside = truth[mask]
+    data_range = float(inside.max() - inside.min())
+    if data_range == 0:
+        raise DataError("the truth is constant inside the mask, so there is no range to measure against")
+    return {
+        "psnr": psnr(inside, estimate[mask], data_range),
+        "ssim": ssim(truth, estimate, data_range, mask),
+        "mae": mae(inside, estimate[mask]),
+        "mse": mse(inside, estimate[mask]),
+    }
+
+
+def _compare_sanchez2018(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    data_range = float(max(truth.max(), estimate.max()) - min(truth.min(), estimate.min()))
+    if data_range == 0:
+        raise DataError("truth and estimate are constant, so there is no range to measure against")
+    truth, estimate = truth * mask, estimate * mask
+    return {
+        "psnr": psnr(truth, estimate, data_range),
+        "ssim": ssim(truth, estimate, data_range),
+        "mae": mae(truth, estimate),
+        "mse": mse(truth, estimate),
+    }
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "masked",
+            "means over the voxels of the mask; data range = max - min of the truth inside the mask",
+            _compare_inside,
+        ),
+        Protocol(
+            "sanchez2018",
+            "truth and estimate multiplied by the mask, means over the whole volume; data range = joint max - joint "
+            "min of both before masking (as the sanchez2018 program measures)",
+            _compare_sanchez2018,
+        ),
+    )
+}
+
+
+def foreground_mask(data: np.ndarray) -> np.ndarray:
+    """A mask (bool, (x, y, z)) of the head or brain in a scan.
+
+    Where a tenth of the voxels or more are exactly 0 (skull-stripped or masked scans) the mask is everything else;
+    otherwise it is what lies above Otsu's threshold. Holes are filled and only the largest piece is kept.
+    """
+    zero = data == 0
+    mask = ~zero if zero.mean() >= 0.1 else data > threshold_otsu(data)
+    mask = ndimage.binary_fill_holes(mask)
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        raise DataError("no foreground found for the automatic mask; give a mask folder or --mask none")
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels == sizes.argmax()

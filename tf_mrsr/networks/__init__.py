@@ -1,0 +1,42 @@
+"""The published networks, one paper per file, and what all of them have in common.
+
+A generator is a functional Keras model from (batch, x, y, z, channel) to the same at the higher resolution. The layer
+that ends its low-resolution part is named ``structure.TRUNK_END``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tf_mrsr.errors import RecipeError
+
+NAMES = ("sanchez2018",)
+
+
+def build(network: str, part: str, arguments: Mapping[str, Any], precision: str = "float32") -> keras.Model:
+    """A network by name, as recipes give it.
+
+    Args:
+        network: a module of this package.
+        part: "generator" or "discriminator".
+        arguments: those of the module's builder.
+        precision: "float32", or "mixed_bfloat16" for bfloat16 layers with float32 weights.
+
+    Raises:
+        RecipeError: if there is no such network or the arguments do not fit it.
+    """
+    if network not in NAMES:
+        raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
+    builder = getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)
+    saved = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return builder(**arguments)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"network.{part}: {error}") from error
+    finally:
+        keras.config.set_dtype_policy(saved)

@@ -1,0 +1,157 @@
+"""What can be read off any functional generator: its trunk and tail, their reach, and a copy without batch norm."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from tf_mrsr.layers import PixelShuffle3D
+
+TRUNK_END = "trunk_end"
+
+_CONVOLUTIONS = (layers.Conv2D, layers.Conv3D)
+POINTWISE = (
+    layers.Activation,
+    layers.Add,
+    layers.BatchNormalization,
+    layers.Concatenate,
+    layers.Identity,
+    layers.InputLayer,
+    layers.LeakyReLU,
+    layers.ReLU,
+)
+
+
+class Parts(NamedTuple):
+    """A generator in two models; ``tail(trunk(x))`` is the generator. Without a tail, ``tail`` is None."""
+
+    trunk: keras.Model
+    tail: keras.Model | None
+
+
+class Reach(NamedTuple):
+    """What one output voxel sees of the input.
+
+    Attributes:
+        radius: input voxels before and behind the place of an output voxel, along each axis.
+        scale: output voxels per input voxel, along each axis.
+    """
+
+    radius: tuple[int, ...]
+    scale: tuple[int, ...]
+
+
+def split(model: keras.Model) -> Parts:
+    """The low-resolution trunk of a generator and the tail behind it."""
+    if not any(layer.name == TRUNK_END for layer in model.layers):
+        return Parts(model, None)
+    features = model.get_layer(TRUNK_END).output
+    return Parts(keras.Model(model.input, features, name="trunk"), keras.Model(features, model.output, name="tail"))
+
+
+def reach(model: keras.Model) -> Reach:
+    """How far the model sees, from its layers' kernels, dilations and strides.
+
+    Along one axis every tensor keeps (scale, low, high): its voxel o depends on input voxels from o / scale + low to
+    o / scale + high at most.
+
+    Raises:
+        TypeError: for a layer whose reach is not known here.
+    """
+    axes = len(model.input.shape) - 2
+    spans: dict[int, list[tuple[float, float, float]]] = {id(model.input): [(1.0, 0.0, 0.0)] * axes}
+    for operation in model.operations:
+        for node in operation._inbound_nodes:
+            if id(node.outputs[0]) in spans or any(id(t) not in spans for t in node.input_tensors):
+                continue
+            incoming = [spans[id(t)] for t in node.input_tensors]
+            merged = [
+                (options[0][0], min(s[1] for s in options), max(s[2] for s in options))
+                for options in zip(*incoming, strict=True)
+            ]
+            spans[id(node.outputs[0])] = [_through(operation, axis, span) for axis, span in enumerate(merged)]
+    output = spans[id(model.output)]
+    # The places are compared by floor division, so fractions of a voxel round outwards.
+    radius = tuple(math.ceil(max(-low, high, 0.0) - 1e-9) for _, low, high in output)
+    return Reach(radius, tuple(round(scale) for scale, _, _ in output))
+
+
+def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -> tuple[float, float, float]:
+    scale, low, high = span
+    if isinstance(layer, (layers.Conv2DTranspose, layers.Conv3DTranspose)):
+        kernel, stride = layer.kernel_size[axis], layer.strides[axis]
+        # Output o sees inputs (o + front - k) / stride for k = 0 ... kernel - 1, with "same" cropping in front.
+        front = max(kernel - stride, 0) // 2
+        return (
+            scale * stride,
+            low + (front - kernel + 1) / (stride * scale),
+            high + front / (stride * scale),
+        )
+    if isinstance(layer, _CONVOLUTIONS):
+        if layer.strides[axis] != 1:
+            raise TypeError(f"layer {layer.name}: the reach of a strided convolution is not supported in a generator")
+        total = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis]
+        return scale, low - (total // 2) / scale, high + (total - total // 2) / scale
+    if isinstance(layer, (layers.UpSampling2D, layers.UpSampling3D)):
+        return _enlarged(span, layer.size[axis])
+    if isinstance(layer, PixelShuffle3D):
+        return _enlarged(span, layer.factors[axis])
+    if isinstance(layer, POINTWISE):
+        return span
+    raise TypeError(f"layer {layer.name}: the reach of a {type(layer).__name__} is not known")
+
+
+def _enlarged(span: tuple[float, float, float], factor: int) -> tuple[float, float, float]:
+    """Output o sees input floor(o / factor), up to (factor - 1) / factor before o / factor."""
+    scale, low, high = span
+    return scale * factor, low - (factor - 1) / (factor * scale), high
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """A copy whose batch norms, in inference mode, are part of the convolutions in front of them.
+
+    With the convolution w x + b and the norm gamma (y - mean) / sqrt(variance + epsilon) + beta, the folded kernel is
+    s w and the folded bias s (b - mean) + beta, where s = gamma / sqrt(variance + epsilon). A batch norm that does not
+    directly follow a convolution is kept.
+    """
+    folded = {norm.name: convolution.name for norm, convolution in _norms_behind_convolutions(model)}
+
+    def clone(layer: layers.Layer) -> layers.Layer:
+        config = layer.get_config()
+        if layer.name in folded.values():
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def call(layer: layers.Layer, *args, **kwargs) -> keras.KerasTensor:
+        return args[0] if layer.name in folded else layer(*args, **kwargs)
+
+    copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for layer in model.layers:
+        if layer.name not in folded and layer.name not in folded.values():
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+    for norm_name, convolution_name in folded.items():
+        norm, convolution = model.get_layer(norm_name), model.get_layer(convolution_name)
+        kernel, *bias = (w.astype(np.float64) for w in convolution.get_weights())
+        gain = 1 / np.sqrt(norm.moving_variance.numpy().astype(np.float64) + norm.epsilon)
+        if norm.scale:
+            gain = gain * norm.gamma.numpy()
+        shifted = (bias[0] if bias else 0.0) - norm.moving_mean.numpy()
+        new_bias = gain * shifted + (norm.beta.numpy() if norm.center else 0.0)
+        copy.get_layer(convolution_name).set_weights([kernel * gain, new_bias])
+    return copy
+
+
+def _norms_behind_convolutions(model: keras.Model) -> list[tuple[layers.Layer, layers.Layer]]:
+    pairs = []
+    for layer in model.layers:
+        if not isinstance(layer, layers.BatchNormalization):
+            continue
+        source = layer.input._keras_history.operation
+        linear = isinstance(source, _CONVOLUTIONS) and source.activation is keras.activations.linear
+        if linear and len(source._outbound_nodes) == 1:
+            pairs.append((layer, source))
+    return pairs

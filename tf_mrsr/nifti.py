@@ -1,0 +1,201 @@
+"""NIfTI-1 and NIfTI-2 files, read strictly and written plainly."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from tf_mrsr import __version__
+from tf_mrsr.errors import GeometryError, OutputError, VolumeError
+from tf_mrsr.geometry import has_shear
+from tf_mrsr.volume import HeaderFacts, Volume
+
+# A whole-body scan at 0.5 mm has about 2e9 voxels; more than this in one file is taken for a damaged header.
+MAX_VOXELS = 2**31
+MAX_TRAILING_BYTES = 2**20
+_CHUNK_BYTES = 2**22
+_MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+
+
+def read(path: Path, *, nan: str = "refuse") -> Volume:
+    """Reads a file; see ``tf_mrsr.volume.read_volume``. The dimensions are checked before anything is allocated."""
+    if nan not in ("refuse", "zero"):
+        raise ValueError(f"nan must be 'refuse' or 'zero', got {nan!r}")
+    try:
+        image = _load(path)
+        affine = _affine(path, image.header)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        data = data.reshape(data.shape[:3])
+        volume = Volume(_finite(path, data, nan), affine, _header_facts(image.header))
+    except GeometryError as error:
+        raise VolumeError(f"{path}: {error}") from error
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return volume
+
+
+def write(volume: Volume, path: Path) -> None:
+    """Writes float32 NIfTI-1 (NIfTI-2 where an axis is longer than 32767) with a fresh header, then renames."""
+    image_class = nib.Nifti1Image if max(volume.shape) < 2**15 else nib.Nifti2Image
+    image = image_class(volume.data, volume.affine)
+    image.header.set_data_dtype(np.float32)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = f"tf_mrsr {__version__}".encode()
+    image.set_sform(volume.affine, code=volume.header.sform_code)
+    # A qform holds a rotation and spacings only; where the axes are sheared it would contradict the sform.
+    image.set_qform(volume.affine, code=0 if has_shear(volume.affine) else volume.header.qform_code)
+
+    suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".tf_mrsr-", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        nib.save(image, temporary)
+        _give_default_permissions(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); check the folder and the disk"
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _give_default_permissions(path: str) -> None:
+    """Mkstemp makes files only their owner may read; results get what any other program's files would."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+
+
+def _load(path: Path) -> nib.Nifti1Image | nib.Nifti2Image:
+    """The image over the file's bytes, decompressed to the last so that the gzip checksum has been compared."""
+    if path.stat().st_size == 0:
+        raise VolumeError(f"{path}: the file is empty")
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+        try:
+            head = stream.read(544)
+            image_class = _image_class(path, head)
+            header = image_class.header_class.from_fileobj(_Rest(head), check=False)
+            expected = _expected_bytes(path, header)
+            body = _read_exactly(path, stream, expected - len(head))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise VolumeError(f"{path}: damaged gzip data ({error}); fetch the file again from its source") from error
+    content = head + body
+    if len(content) < expected:
+        raise VolumeError(
+            f"{path}: truncated, {len(content)} bytes where the header promises {expected}; fetch the file again"
+        )
+    return image_class.from_bytes(content)
+
+
+class _Rest:
+    """The first bytes of a file as a stream for nibabel's header reader."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._position = content, 0
+
+    def read(self, size: int) -> bytes:
+        piece = self._content[self._position : self._position + size]
+        self._position += len(piece)
+        return piece
+
+
+def _image_class(path: Path, head: bytes) -> type[nib.Nifti1Image] | type[nib.Nifti2Image]:
+    sizes = {int.from_bytes(head[:4], order) for order in ("little", "big")}
+    if 348 in sizes and len(head) >= 352:
+        if head[344:348] != b"n+1\x00":
+            raise VolumeError(f"{path}: an Analyze or .hdr/.img header; expected single-file NIfTI, convert it first")
+        return nib.Nifti1Image
+    if 540 in sizes and len(head) >= 544:
+        return nib.Nifti2Image
+    raise VolumeError(f"{path}: not a NIfTI file (no NIfTI header found)")
+
+
+def _expected_bytes(path: Path, header: nib.Nifti1Header) -> int:
+    """Bytes up to the end of the voxels, after every check that the header alone allows."""
+    dim = [int(d) for d in header["dim"]]
+    shape = dim[1 : dim[0] + 1] if 0 < dim[0] < 8 else []
+    if len(shape) < 3 or min(shape) < 1:
+        raise VolumeError(
+            f"{path}: dimensions {tuple(shape)} are not those of a volume; expected three, each 1 or more"
+        )
+    if any(d > 1 for d in shape[3:]):
+        raise VolumeError(
+            f"{path}: holds several volumes (shape {'x'.join(map(str, shape))}); split it first, one file per volume"
+        )
+    voxels = int(np.prod([float(d) for d in shape]))
+    if voxels > MAX_VOXELS:
+        raise VolumeError(f"{path}: the header promises {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}; it is damaged")
+    try:
+        dtype = header.get_data_dtype()
+    except nib.spatialimages.HeaderDataError as error:
+        raise VolumeError(f"{path}: unknown voxel type in the header ({error})") from error
+    if dtype.kind not in "iuf":
+        raise VolumeError(f"{path}: voxels are {_kind_name(dtype)}; expected one real number per voxel")
+    pixdim = np.asarray(header["pixdim"][1:4], np.float64)
+    if not np.all(np.isfinite(pixdim)) or np.any(pixdim <= 0):
+        raise VolumeError(
+            f"{path}: voxel sizes (pixdim) are {pixdim.tolist()}; expected three positive numbers, repair the header"
+        )
+    offset = float(header["vox_offset"])
+    smallest = header.sizeof_hdr + 4
+    if not smallest <= offset <= MAX_TRAILING_BYTES * 64:
+        raise VolumeError(f"{path}: voxel data cannot begin at byte {offset:g} (vox_offset); the header is damaged")
+    return int(offset) + voxels * dtype.itemsize
+
+
+def _kind_name(dtype: np.dtype) -> str:
+    return {"c": "complex numbers", "V": "colours (RGB)"}.get(dtype.kind, str(dtype))
+
+
+def _read_exactly(path: Path, stream: gzip.GzipFile, size: int) -> bytes:
+    """``size`` bytes (fewer at the end of the file), then the rest drained, which is what checks a gzip's CRC."""
+    body = stream.read(size)
+    trailing = 0
+    while chunk := stream.read(_CHUNK_BYTES):
+        trailing += len(chunk)
+        if trailing > MAX_TRAILING_BYTES:
+            raise VolumeError(f"{path}: holds far more data than its header says; the header is damaged")
+    return body
+
+
+def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
+    """The sform where its code is set, else the qform, else spacing alone (NIfTI's order), in mm."""
+    try:
+        affine = header.get_best_affine()
+        unit = header.get_xyzt_units()[0]
+    except (KeyError, ValueError, nib.spatialimages.HeaderDataError) as error:
+        raise VolumeError(
+            f"{path}: the header's geometry cannot be read ({error}); repair its sform or qform"
+        ) from error
+    scale = _MM_PER_UNIT[unit]
+    return np.diag([scale, scale, scale, 1.0]) @ affine
+
+
+def _header_facts(header: nib.Nifti1Header) -> HeaderFacts:
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code <= 0 and qform_code <= 0:
+        return HeaderFacts()
+    # The affine came from one of the two; the written file states it in the sform, under the code it came with.
+    return HeaderFacts(sform_code if sform_code > 0 else qform_code, max(qform_code, 0))
+
+
+def _finite(path: Path, data: np.ndarray, nan: str) -> np.ndarray:
+    bad = ~np.isfinite(data)
+    count = int(np.count_nonzero(bad))
+    if count == 0:
+        return data
+    if nan == "zero":
+        return np.where(bad, np.float32(0), data)
+    raise VolumeError(f"{path}: {count} voxels are NaN or infinite; repair the file or set them to 0 with --nan zero")

@@ -1,0 +1,211 @@
+"""tf.data batches of paired patches. The order of the steps, from file to batch, lives here and nowhere else:
+
+read - degrade - measure intensity - cut both patches - to network range
+
+or, where the recipe degrades patches: read - cut the high-resolution patch - measure - to network range - degrade.
+
+Every batch is a pure function of (scans, recipe, seed, step). A run can therefore go on at any step without any
+iterator's state, and gives the batches that an uninterrupted run would have given.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_mrsr import intensity, patches
+from tf_mrsr.cohort import read_scan
+from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.recipe import Recipe
+
+DEFAULT_CACHE_BYTES = 4 * 2**30
+
+
+class Pair(NamedTuple):
+    """A scan as training needs it: both volumes (x, y, z) in scan intensities, and the window of the low one.
+
+    ``low_res`` and ``window`` are None where patches are degraded and measured one by one.
+    """
+
+    high_res: np.ndarray
+    low_res: np.ndarray | None
+    window: intensity.Window | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.high_res.nbytes + (0 if self.low_res is None else self.low_res.nbytes)
+
+
+class PatchPairs:
+    """Batches of (low_res, high_res) patches from scans.
+
+    Every scan is read once at construction, so that a damaged file is found before the first step.
+
+    Args:
+        paths: high-resolution scans.
+        recipe: says how patches are cut, degraded and scaled.
+        seed: seed of the order and of the random places.
+        cache_bytes: how much memory decoded scans may take; those that do not fit are read again when their turn comes.
+        nan: see ``tf_mrsr.volume.read_volume``.
+        on_bad_scan: called with the error of a scan that cannot be used, which is then left out; None raises instead.
+        on_scan_read: called after each scan that was read.
+
+    Raises:
+        VolumeError, DataError: if a scan cannot be used and ``on_bad_scan`` is None, or none can.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        recipe: Recipe,
+        *,
+        seed: int,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        nan: str = "refuse",
+        on_bad_scan: Callable[[Exception], None] | None = None,
+        on_scan_read: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._recipe = recipe
+        self._degradation = recipe.training_degradation()
+        self._seed = seed
+        self._nan = nan
+        self._cache: OrderedDict[Path, Pair] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._lock = threading.Lock()
+        self._paths: list[Path] = []
+        self._origins: list[list[patches.Index3]] = []
+        largest = 0
+        for path in paths:
+            try:
+                pair = self._pair(path)
+                origins = self._grid(path, pair.high_res.shape)
+            except (VolumeError, DataError) as error:
+                if on_bad_scan is None:
+                    raise
+                on_bad_scan(error)
+                continue
+            largest = max(largest, pair.nbytes)
+            self._paths.append(path)
+            self._origins.append(origins)
+            on_scan_read()
+        if not self._paths:
+            raise DataError("none of the scans can be used for training")
+        # Patches are mixed among as many scans as the cache can hold, so that no scan is read twice in one pass.
+        self._group_size = max(1, cache_bytes // largest - 1)
+        self._orders: dict[int, list[tuple[int, int]]] = {}
+        if self.steps_per_epoch < 1:
+            raise DataError(f"the scans give fewer patches than one batch of {recipe.batch_size}; lower batch_size")
+
+    @property
+    def paths(self) -> list[Path]:
+        return list(self._paths)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return sum(map(len, self._origins)) // self._recipe.batch_size
+
+    def dataset(self, first_step: int, last_step: int) -> tf.data.Dataset:
+        """Batches of steps ``first_step`` ... ``last_step - 1``: low_res and high_res, (batch, x, y, z, 1), float32."""
+        size = self._recipe.batch_size
+        shapes = [(size, *shape, 1) for shape in (self._recipe.low_patch_shape(), self._recipe.patches.shape)]
+
+        def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            arrays = tf.numpy_function(self.batch, [step], (tf.float32, tf.float32), stateful=False)
+            return tuple(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
+
+        dataset = tf.data.Dataset.range(first_step, last_step)
+        return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The patches of one step: low_res and high_res, (batch, x, y, z, 1), float32, in network range."""
+        step, size = int(step), self._recipe.batch_size
+        epoch, place = divmod(step, self.steps_per_epoch)
+        chosen = self._order(epoch)[place * size : (place + 1) * size]
+        if self._recipe.patches.degrade == "volume":
+            pairs = [self._cut_pair(epoch, *item) for item in chosen]
+            low_res, high_res = (np.stack(side) for side in zip(*pairs, strict=True))
+        else:
+            high_res = np.stack([self._cut_high(epoch, *item) for item in chosen])
+            low_res = self._degradation.batch(high_res)
+        return low_res[..., None].astype(np.float32), high_res[..., None].astype(np.float32)
+
+    def _cut_pair(self, epoch: int, scan: int, patch: int) -> tuple[np.ndarray, np.ndarray]:
+        pair, origin = self._place(epoch, scan, patch)
+        factors = self._degradation.factors
+        low_origin = [o // f for o, f in zip(origin, factors, strict=True)]
+        low_res = patches.cut(pair.low_res, low_origin, self._recipe.low_patch_shape())
+        high_res = patches.cut(pair.high_res, origin, self._recipe.patches.shape)
+        return pair.window.to_network(low_res), pair.window.to_network(high_res)
+
+    def _cut_high(self, epoch: int, scan: int, patch: int) -> np.ndarray:
+        pair, origin = self._place(epoch, scan, patch)
+        high_res = patches.cut(pair.high_res, origin, self._recipe.patches.shape)
+        window = pair.window or intensity.measure(self._recipe.intensity.kind, high_res)
+        return window.to_network(high_res)
+
+    def _place(self, epoch: int, scan: int, patch: int) -> tuple[Pair, patches.Index3]:
+        pair = self._pair(self._paths[scan])
+        if self._recipe.patches.kind == "grid":
+            return pair, self._origins[scan][patch]
+        rng = np.random.default_rng((self._seed, epoch, scan, patch))
+        return pair, patches.random_origin(pair.high_res, self._recipe.patches.shape, self._degradation.factors, rng)
+
+    def _order(self, epoch: int) -> list[tuple[int, int]]:
+        """(scan, patch) in the order of an epoch."""
+        order = self._orders.get(epoch)
+        if order is None:
+            order = self._make_order(epoch)
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
+        return order
+
+    def _make_order(self, epoch: int) -> list[tuple[int, int]]:
+        scans = list(range(len(self._paths)))
+        if not self._recipe.patches.shuffle:
+            return [(scan, patch) for scan in scans for patch in range(len(self._origins[scan]))]
+        rng = np.random.default_rng((self._seed, epoch))
+        rng.shuffle(scans)
+        order = []
+        for start in range(0, len(scans), self._group_size):
+            group = scans[start : start + self._group_size]
+            items = [(scan, patch) for scan in group for patch in range(len(self._origins[scan]))]
+            rng.shuffle(items)
+            order += [tuple(item) for item in items]
+        return order
+
+    def _grid(self, path: Path, shape: Sequence[int]) -> list[patches.Index3]:
+        spec = self._recipe.patches
+        try:
+            if spec.kind == "grid":
+                factors = self._degradation.factors if spec.degrade == "volume" else (1, 1, 1)
+                return patches.grid_origins(shape, spec.shape, spec.step, factors)
+            patches.check_fits(shape, spec.shape)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return [(0, 0, 0)] * spec.per_volume  # the places of random patches are drawn when they are cut
+
+    def _pair(self, path: Path) -> Pair:
+        with self._lock:
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
+        pair = self._read_pair(path)
+        with self._lock:
+            self._cache[path] = pair
+            while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > self._cache_bytes:
+                self._cache.popitem(last=False)
+        return pair
+
+    def _read_pair(self, path: Path) -> Pair:
+        high_res = read_scan(path, nan=self._nan).data
+        low_res = window = None
+        if self._recipe.patches.degrade == "volume" or self._recipe.intensity.per == "volume":
+            low_res = self._degradation(high_res)
+        if self._recipe.intensity.per == "volume":
+            window = intensity.measure(self._recipe.intensity.kind, low_res)
+        return Pair(high_res, low_res if self._recipe.patches.degrade == "volume" else None, window)

@@ -1,0 +1,106 @@
+"""``python -m tf_mrsr.predict``: super-resolve scans with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tf_mrsr import cli
+from tf_mrsr.errors import OutputError, VolumeError
+
+EPILOG = """\
+examples:
+  tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --model runs/x2
+  tf-mrsr predict scans/ -o super_resolved/ --model runs/x2 --memory 2GB
+
+Several scans, a folder or a list go to a folder, where each keeps its name (and its place below a folder given).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = cli.parser("predict", "Super-resolve scans with a trained model.")
+    arguments.epilog = EPILOG
+    arguments.add_argument("scans", nargs="+", help="NIfTI files, folders, CSV/TSV lists with a column 'path'")
+    arguments.add_argument(
+        "-o", "--output", type=Path, required=True, help="NIfTI file for one scan, folder for several"
+    )
+    arguments.add_argument("--model", type=Path, required=True, help="run folder or SavedModel folder")
+    arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    cli.add_nan_option(arguments)
+    cli.add_memory_option(arguments)
+    return cli.run(_predict, arguments.parse_args(argv))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import volume
+    from tf_mrsr.cohort import read_scan
+    from tf_mrsr.progress import Progress
+
+    jobs = plan_outputs(arguments.scans, arguments.output, overwrite=arguments.overwrite)
+    if len(jobs) == 1:  # a scan that cannot be used is refused before TensorFlow is loaded
+        read_scan(jobs[0][0], nan=arguments.nan)
+    cli.load_tensorflow()
+    from tf_mrsr.inference import models
+
+    model = models.load(arguments.model)
+    with Progress("super-resolving", len(jobs)) as progress:
+        for source, target in jobs:
+            scan = read_scan(source, nan=arguments.nan)
+            try:
+                result = model.super_resolve(scan, arguments.memory)
+            except VolumeError as error:
+                raise VolumeError(f"{source}: {error}") from error
+            volume.write_volume(result, target, overwrite=arguments.overwrite)
+            progress.advance(source.name)
+
+
+def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
+    """(scan, file to write) for every scan, checked for collisions and for files that exist.
+
+    Raises:
+        DataError, OutputError: if a source is missing or an output may not be written.
+    """
+    from tf_mrsr import cohort, volume
+
+    scans = cohort.find_scans(sources)
+    single = len(sources) == 1 and not Path(sources[0]).is_dir() and scans == [Path(sources[0])]
+    if single and volume.is_nifti(output) and not output.is_dir():
+        jobs = [(scans[0], volume.check_output(output, overwrite=overwrite))]
+    else:
+        if volume.is_nifti(output) and not output.is_dir():
+            raise OutputError(f"{output}: several scans need a folder as output, not a file")
+        folders = [Path(s) for s in sources if Path(s).is_dir()]
+        jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
+        targets = [target for _, target in jobs]
+        twice = next((t for t in targets if targets.count(t) > 1), None)
+        if twice is not None:
+            raise OutputError(f"{twice}: two scans would be written to this file; predict them to different folders")
+        for target in targets:
+            _make_folder(target.parent)
+            volume.check_output(target, overwrite=overwrite)
+    for scan, target in jobs:
+        if target.exists() and target.samefile(scan):
+            raise OutputError(f"{target}: is the scan itself; write to another place")
+    cli.check_writable(jobs[0][1].parent)
+    return jobs
+
+
+def _relative(scan: Path, folders: Sequence[Path]) -> Path:
+    for folder in folders:
+        if scan.is_relative_to(folder):
+            return scan.relative_to(folder)
+    return Path(scan.name)
+
+
+def _make_folder(folder: Path) -> None:
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

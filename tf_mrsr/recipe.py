@@ -1,0 +1,387 @@
+"""The single description of an experiment, read from YAML and checked whole before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tf_mrsr import degradation as degradations
+from tf_mrsr import intensity, metrics
+from tf_mrsr.degradation import Degradation
+from tf_mrsr.errors import RecipeError
+
+CONTENT_LOSSES = ("mean_squared_error", "sum_squared_error", "gradient_difference", "gradient_difference_sum")
+ADVERSARIAL_LOSSES = ("least_squares",)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise RecipeError(message)
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    _require(value in known, f"{what} is {value!r}; expected one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Network:
+    """name: a module of ``tf_mrsr.networks``; generator, discriminator: arguments of its two builders."""
+
+    name: str
+    generator: dict[str, Any]
+    discriminator: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """kind: a key of ``tf_mrsr.intensity.KINDS``; per: "volume" measures the whole low-resolution volume, as at
+    prediction; "patch" measures each high-resolution patch, as the sanchez2018 program trains.
+    """
+
+    kind: str
+    per: str = "volume"
+
+    def __post_init__(self) -> None:
+        _one_of("intensity.kind", self.kind, tuple(intensity.KINDS))
+        _one_of("intensity.per", self.per, ("volume", "patch"))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """shape: high-resolution voxels (x, y, z); kind: "grid" with a step, or "random" with a number per volume;
+    shuffle: whether an epoch mixes volumes and patches or takes them in order; degrade: "volume" cuts both patches out
+    of whole volumes, "patch" cuts the high-resolution patch and degrades that.
+    """
+
+    shape: tuple[int, int, int]
+    kind: str = "grid"
+    step: tuple[int, int, int] | None = None
+    per_volume: int | None = None
+    shuffle: bool = True
+    degrade: str = "volume"
+
+    def __post_init__(self) -> None:
+        _one_of("patches.kind", self.kind, ("grid", "random"))
+        _one_of("patches.degrade", self.degrade, ("volume", "patch"))
+        _require(min(self.shape) >= 4, f"patches.shape must be 4 voxels or more along each axis, got {self.shape}")
+        if self.kind == "grid":
+            _require(self.step is not None and min(self.step) >= 1, "patches.step is needed for a grid, 1 or more")
+            _require(self.per_volume is None, "patches.per_volume belongs to patches.kind 'random'")
+        else:
+            _require(bool(self.per_volume and self.per_volume > 0), "patches.per_volume is needed for random patches")
+            _require(self.step is None, "patches.step belongs to patches.kind 'grid'")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage."""
+
+    learning_rate: float
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    final_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"optimizer.learning_rate must be over 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class ContentTerm:
+    """loss: a key of ``tf_mrsr.losses.CONTENT``."""
+
+    loss: str
+    weight: float
+
+    def __post_init__(self) -> None:
+        _one_of("content loss", self.loss, CONTENT_LOSSES)
+
+
+@dataclass(frozen=True)
+class GeneratorAdversarial:
+    """labels: bounds of the labels which the generator wants its outputs to get; scores: what the loss sees."""
+
+    loss: str
+    weight: float
+    labels: tuple[float, float]
+    scores: str = "probability"
+
+    def __post_init__(self) -> None:
+        _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
+        _one_of("adversarial.scores", self.scores, ("probability", "logits"))
+
+
+@dataclass(frozen=True)
+class DiscriminatorAdversarial:
+    """real_labels, generated_labels: bounds (low, high) of labels drawn uniformly for each patch."""
+
+    loss: str
+    weight: float
+    real_labels: tuple[float, float]
+    generated_labels: tuple[float, float]
+    scores: str = "probability"
+
+    def __post_init__(self) -> None:
+        _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
+        _one_of("adversarial.scores", self.scores, ("probability", "logits"))
+
+
+@dataclass(frozen=True)
+class GeneratorTraining:
+    """batch_norm_updates: how often one step moves the generator's batch-norm averages (the sanchez2018 program runs
+    the generator once for each of its two updates, so twice).
+    """
+
+    optimizer: Optimizer
+    content: tuple[ContentTerm, ...]
+    adversarial: GeneratorAdversarial | None = None
+    batch_norm_updates: int = 1
+
+    def __post_init__(self) -> None:
+        _require(len(self.content) > 0, "generator.content needs one loss or more")
+        _require(self.batch_norm_updates in (1, 2), "generator.batch_norm_updates must be 1 or 2")
+
+
+@dataclass(frozen=True)
+class DiscriminatorTraining:
+    """The discriminator is updated first in every step, the generator then meets the updated one."""
+
+    optimizer: Optimizer
+    adversarial: DiscriminatorAdversarial
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training with optimisers of its own."""
+
+    name: str
+    epochs: int
+    generator: GeneratorTraining
+    discriminator: DiscriminatorTraining | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"stage {self.name}: epochs must be 1 or more, got {self.epochs}")
+        _require(
+            (self.discriminator is None) == (self.generator.adversarial is None),
+            f"stage {self.name}: a discriminator and generator.adversarial go together; give both or neither",
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """protocol: a key of ``tf_mrsr.metrics.PROTOCOLS``; degradation: where testing degrades otherwise than training;
+    batch_norm: "moving_average", or "re_estimated" over training patches before validation and export.
+    """
+
+    protocol: str = "masked"
+    degradation: dict[str, Any] | None = None
+    batch_norm: str = "moving_average"
+
+    def __post_init__(self) -> None:
+        _one_of("evaluation.protocol", self.protocol, tuple(metrics.PROTOCOLS))
+        _one_of("evaluation.batch_norm", self.batch_norm, ("moving_average", "re_estimated"))
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Where the recipe does otherwise than its source, or had to choose because the source is silent."""
+
+    what: str
+    source: str
+    here: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment. ``reported`` holds the paper's numbers: method -> metric -> value."""
+
+    name: str
+    paper: str
+    network: Network
+    degradation: dict[str, Any]
+    intensity: Intensity
+    patches: Patches
+    batch_size: int
+    stages: tuple[Stage, ...]
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    reported: dict[str, Any] = field(default_factory=dict)
+    departures: tuple[Departure, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
+        _require(len(self.stages) > 0, "stages: one or more are needed")
+        factors = self.training_degradation().factors
+        scale_factor = self.network.generator.get("scale_factor")
+        _require(
+            scale_factor is None or factors == (scale_factor,) * 3,
+            f"network.generator.scale_factor is {scale_factor} but the degradation's factors are {factors}",
+        )
+        _require(
+            self.testing_degradation().factors == factors,
+            "evaluation.degradation must have the same factor as the training's degradation",
+        )
+        _require(
+            all(p % f == 0 for p, f in zip(self.patches.shape, factors, strict=True)),
+            f"patches.shape {self.patches.shape} must be divisible by the factors {factors}",
+        )
+        _require(
+            self.patches.degrade == "patch" or self.intensity.per == "volume",
+            "intensity.per 'patch' needs patches.degrade 'patch'",
+        )
+
+    def training_degradation(self) -> Degradation:
+        return _degradation(self.degradation)
+
+    def testing_degradation(self) -> Degradation:
+        return _degradation(self.evaluation.degradation or self.degradation)
+
+    def low_patch_shape(self) -> tuple[int, int, int]:
+        return self.training_degradation().low_shape(self.patches.shape)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe by name, from those that come with the package, or by path.
+
+    Args:
+        name_or_path: for instance "sanchez2018_srgan3d_x2_subpixel_nn" or "my/recipe.yaml".
+        overrides: "key.key=value" each, the value in YAML; list items by their number ("stages.0.epochs=3").
+
+    Raises:
+        RecipeError: if it cannot be found or read, or anything in it is unknown, missing or does not fit.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = recipe_directory() / f"{name_or_path}.yaml"
+        if not path.exists():
+            raise RecipeError(f"unknown recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        for override in overrides:
+            _override(content, override)
+        return from_mapping(content)
+    except RecipeError as error:
+        raise RecipeError(f"{path.name}: {error}") from error
+
+
+def from_mapping(content: Mapping[str, Any]) -> Recipe:
+    """The recipe that a mapping describes; see ``load`` for what is raised."""
+    return _build(Recipe, content, "")
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in recipe_directory().glob("*.yaml"))
+
+
+def recipe_directory() -> Path:
+    installed = Path(__file__).parent / "_recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "train"
+
+
+def _degradation(spec: Mapping[str, Any]) -> Degradation:
+    spec = dict(spec)
+    kind = spec.pop("kind", None)
+    _one_of("degradation.kind", kind, tuple(degradations.KINDS))
+    kind_class = degradations.KINDS[kind]
+    factor = spec.pop("factor", None)
+    _require(factor is not None, "degradation.factor is missing")
+    known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
+    for key in spec:
+        _require(key in known, f"unknown key degradation.{key}{_nearest(key, ['kind', 'factor', *known])}")
+    factors = tuple(factor) if isinstance(factor, (list, tuple)) else (factor,) * 3
+    return kind_class(factors, **spec)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"
+
+
+def _override(content: Any, override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"--set {override}: expected key=value")
+    *parents, last = key.split(".")
+    place = content
+    try:
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        value = yaml.safe_load(text)
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: {text!r} is not valid YAML") from error
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value``, as YAML gives it, as an instance of the annotation ``kind``."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin is dict:
+        _require(isinstance(value, Mapping), f"{where} must be a mapping, got {value!r}")
+        return {str(k): _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{where} must be a list, got {value!r}")
+        if arguments[-1] is not Ellipsis:
+            _require(len(value) == len(arguments), f"{where} must have {len(arguments)} items, got {value!r}")
+        return tuple(_build(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value))
+    return _scalar(kind, value, where)
+
+
+def _build_dataclass(kind: type, value: Any, where: str) -> Any:
+    _require(isinstance(value, Mapping), f"{where or 'a recipe'} must be a mapping, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    prefix = f"{where}." if where else ""
+    for key in value:
+        _require(key in known, f"unknown key {prefix}{key}{_nearest(str(key), list(known))}")
+    for name, spec in known.items():
+        optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+        _require(optional or name in value, f"{prefix}{name} is missing")
+    return kind(**{key: _build(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
+
+
+def _scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-5, without a dot, as a string.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise RecipeError(f"{where} must be a number, got {value!r}") from None
+    matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _require(matches, f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

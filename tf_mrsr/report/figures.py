@@ -1,0 +1,95 @@
+"""Pictures: a scan in three planes beside its estimates, and an evaluation's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from tf_mrsr.geometry import voxel_spacing_mm
+from tf_mrsr.metrics import METRICS
+from tf_mrsr.report.tables import Results
+from tf_mrsr.volume import Volume
+
+mpl.rcParams["svg.hashsalt"] = "tf_mrsr"
+_PLANES = ("sagittal", "coronal", "axial")
+_DPI = 120
+
+
+def three_planes(
+    truth: Volume, estimates: Mapping[str, np.ndarray], path: Path, center: Sequence[int] | None = None
+) -> None:
+    """Writes a PNG: truth and estimates in three planes, and below each estimate its absolute error.
+
+    Args:
+        truth: the scan.
+        estimates: title -> data (x, y, z) on the truth's grid.
+        path: the PNG file.
+        center: voxel (x, y, z) through which the planes go; the middle by default.
+    """
+    order, flips = _to_ras(truth.affine)
+    center = [n // 2 for n in truth.shape] if center is None else center
+    top = float(np.percentile(truth.data, 99.8))
+    worst = max(float(np.percentile(np.abs(e - truth.data), 99.5)) for e in estimates.values())
+    spacing = np.array(voxel_spacing_mm(truth.affine))[order]
+    images = {**estimates, "truth": truth.data}
+    figure = Figure(figsize=(2.6 * len(images), 2.6 * 6), layout="constrained")
+    axes = figure.subplots(6, len(images))
+    for column, (title, data) in enumerate(images.items()):
+        shown = _reoriented(data, order, flips)
+        error = _reoriented(np.abs(data - truth.data), order, flips)
+        at = _reoriented_index(center, truth.shape, order, flips)
+        for row in range(3):
+            _show(axes[row, column], shown, row, at, spacing, {"cmap": "gray", "vmin": 0, "vmax": top})
+            if title == "truth":
+                axes[row + 3, column].axis("off")
+            else:
+                _show(axes[row + 3, column], error, row, at, spacing, {"cmap": "magma", "vmin": 0, "vmax": worst})
+        axes[0, column].set_title(title)
+        if title != "truth":
+            axes[3, column].set_title(f"|error|, 0 to {worst:.3g}", fontsize=8)
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+def _show(axis, data: np.ndarray, plane: int, at: Sequence[int], spacing: np.ndarray, style: dict) -> None:
+    across, up = [a for a in range(3) if a != plane]
+    image = np.take(data, at[plane], axis=plane)
+    axis.imshow(image.T, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **style)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_ylabel(_PLANES[plane], fontsize=8)
+
+
+def _to_ras(affine: np.ndarray) -> tuple[list[int], list[bool]]:
+    """Which array axis runs closest to R, A and S, and whether it runs the other way."""
+    directions = affine[:3, :3] / voxel_spacing_mm(affine)
+    order: list[int] = []
+    for world in range(3):
+        free = [a for a in range(3) if a not in order]
+        order.append(max(free, key=lambda a: abs(directions[world, a])))
+    return order, [bool(directions[world, axis] < 0) for world, axis in enumerate(order)]
+
+
+def _reoriented(data: np.ndarray, order: list[int], flips: list[bool]) -> np.ndarray:
+    return np.flip(np.transpose(data, order), [a for a, flip in enumerate(flips) if flip])
+
+
+def _reoriented_index(index: Sequence[int], shape: Sequence[int], order: list[int], flips: list[bool]) -> list[int]:
+    return [shape[a] - 1 - index[a] if flip else index[a] for a, flip in zip(order, flips, strict=True)]
+
+
+def distribution(results: Results, path: Path) -> None:
+    """Writes a PNG with one panel per metric: a box per method and a dot per scan."""
+    methods = results.methods()
+    figure = Figure(figsize=(3 * len(METRICS), 3.2), layout="constrained")
+    for axis, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        values = [results.values(method, metric) for method in methods]
+        axis.boxplot(values, tick_labels=methods, showfliers=False)
+        for place, points in enumerate(values, start=1):
+            axis.plot([place] * len(points), points, "k.", alpha=0.5)
+        axis.set_title(metric.upper())
+        axis.tick_params(axis="x", labelrotation=30)
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})

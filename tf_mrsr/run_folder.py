@@ -1,0 +1,91 @@
+"""What a training run keeps on disk: its recipe, its state for going on, its generator for use.
+
+A run folder::
+
+    recipe.yaml        the recipe as it ran, overrides included
+    run.json           seed, version, scans by count
+    state/             TensorFlow checkpoints of everything that going on needs
+    generator/         the generator to predict with: the best by validation, or the newest
+    saved_model/       that generator with everything around it, written at the end
+    log.csv            losses
+    validation.csv     PSNR and SSIM on held-out scans
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tf_mrsr import recipe as recipes
+from tf_mrsr.errors import ModelError, OutputError
+from tf_mrsr.recipe import Recipe
+
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
+STATE_FOLDER = "state"
+GENERATOR_FOLDER = "generator"
+SAVED_MODEL_FOLDER = "saved_model"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under a temporary name, then renames it."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
+    """Makes a run folder.
+
+    Raises:
+        OutputError: if the folder holds something already, or cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder}: exists and is not an empty folder; use --resume to go on, or another --run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_text(folder / RECIPE_FILE, recipe.to_yaml())
+    write_text(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> tuple[Recipe, dict]:
+    """The recipe and facts of a run folder.
+
+    Raises:
+        ModelError: if it is not a run folder.
+    """
+    try:
+        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
+    return recipes.load(folder / RECIPE_FILE), facts
+
+
+def generator_manager(folder: Path, generator: keras.Model) -> tf.train.CheckpointManager:
+    return tf.train.CheckpointManager(
+        tf.train.Checkpoint(generator=generator), folder / GENERATOR_FOLDER, max_to_keep=1
+    )
+
+
+def restore_generator(folder: Path, generator: keras.Model) -> None:
+    """Loads the run's generator into a model that its recipe built.
+
+    Raises:
+        ModelError: if the run has none yet or its file is damaged.
+    """
+    checkpoint = tf.train.latest_checkpoint(folder / GENERATOR_FOLDER)
+    if checkpoint is None:
+        raise ModelError(f"{folder}: the run has no generator yet; let it train longer")
+    try:
+        tf.train.Checkpoint(generator=generator).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ModelError(f"{folder}: the generator's checkpoint does not fit the recipe or is damaged") from error

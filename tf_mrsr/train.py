@@ -1,0 +1,157 @@
+"""``python -m tf_mrsr.train``: train a recipe's networks on scans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tf_mrsr import cli
+from tf_mrsr.errors import DataError, MrsrError, RecipeError
+
+EPILOG = """\
+examples:
+  tf-mrsr train --recipe sanchez2018_srgan3d_x2_subpixel_nn --data scans/ --run runs/x2
+  tf-mrsr train --run runs/x2 --resume --data scans/
+  tf-mrsr train --recipe sanchez2018_srgan3d_x2_quick --data scans/ --validation held_out/ --run runs/quick --steps 2000
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = cli.parser("train", "Train a recipe's networks on high-resolution scans.")
+    arguments.epilog = EPILOG
+    arguments.add_argument("--recipe", help="name of a recipe that comes with tf_mrsr, or path of a YAML file")
+    arguments.add_argument(
+        "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
+    )
+    arguments.add_argument(
+        "--run", type=Path, required=True, help="folder of the run: made new, or gone on with (--resume)"
+    )
+    arguments.add_argument(
+        "--validation", nargs="+", default=[], help="held-out scans, as --data; the best epoch by PSNR is kept"
+    )
+    arguments.add_argument("--resume", action="store_true", help="go on with the run from its newest checkpoint")
+    arguments.add_argument(
+        "--steps", type=_positive, help="train this many steps (in each stage) instead of the recipe's epochs"
+    )
+    arguments.add_argument("--seed", type=int, help="seed of weights, patches and labels (default 0)")
+    arguments.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value of the recipe, for instance patches.shape=[64,64,64]",
+    )
+    arguments.add_argument("--precision", choices=("float32", "mixed_bfloat16"), help="default float32")
+    arguments.add_argument(
+        "--jit", choices=("auto", "on", "off"), default="auto", help="XLA: on GPUs only (auto, default), always, never"
+    )
+    arguments.add_argument(
+        "--cache", type=cli.memory_size, default="4GB", metavar="SIZE", help="memory for decoded scans (default 4GB)"
+    )
+    arguments.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, metavar="N", help="time between checkpoints (default 5)"
+    )
+    arguments.add_argument(
+        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+    )
+    cli.add_nan_option(arguments)
+    cli.add_memory_option(arguments)
+    return cli.run(_train, arguments.parse_args(argv))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import __version__, cohort, recipe
+
+    if not arguments.resume and arguments.recipe is None:
+        raise RecipeError("--recipe is needed; recipes that come with tf_mrsr: " + ", ".join(recipe.names()))
+    if arguments.resume and (arguments.recipe or arguments.set or arguments.seed is not None or arguments.precision):
+        raise RecipeError("--resume goes on with the run's own recipe, seed and precision; leave those options out")
+    # Whatever can be refused is refused before TensorFlow is loaded.
+    chosen = None if arguments.resume else recipe.load(arguments.recipe, arguments.set)
+    paths = cohort.find_scans(arguments.data)
+    held_out = cohort.find_scans(arguments.validation) if arguments.validation else []
+    _refuse_overlap(paths, held_out)
+
+    cli.load_tensorflow()
+    from tf_mrsr import run_folder
+    from tf_mrsr.pipeline import PatchPairs
+    from tf_mrsr.progress import Progress
+    from tf_mrsr.training.loop import Settings, Trainer
+    from tf_mrsr.training.validation import Validation
+
+    if arguments.resume:
+        chosen, facts = run_folder.read_run(arguments.run)
+    else:
+        facts = {
+            "tf_mrsr": __version__,
+            "seed": arguments.seed or 0,
+            "steps": arguments.steps,
+            "precision": arguments.precision or "float32",
+        }
+    left_out: list[MrsrError] = []
+    with Progress("reading", len(paths)) as progress:
+        pairs = PatchPairs(
+            paths,
+            chosen,
+            seed=facts["seed"],
+            cache_bytes=arguments.cache,
+            nan=arguments.nan,
+            on_bad_scan=left_out.append if arguments.skip_bad else None,
+            on_scan_read=progress.advance,
+        )
+    for error in left_out:
+        cli.warn(f"left out: {error}")
+    facts |= {"scans": len(pairs.paths), "validation_scans": len(held_out)}
+    if arguments.resume:
+        _check_same_data(arguments, facts, run_folder.read_run(arguments.run)[1])
+    validation = None
+    if held_out:
+        validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)
+    settings = Settings(
+        seed=facts["seed"],
+        steps=arguments.steps or facts["steps"],
+        precision=facts["precision"],
+        jit=arguments.jit,
+        checkpoint_minutes=arguments.checkpoint_minutes,
+    )
+    if not arguments.resume:
+        run_folder.create_run(arguments.run, chosen, facts)
+    trainer = Trainer(chosen, pairs, validation, arguments.run, settings)
+    done = trainer.restore() if arguments.resume else 0
+    print(
+        f"{chosen.name}: {len(pairs.paths)} scans, {pairs.steps_per_epoch} steps per epoch, "
+        f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"
+    )
+    trainer.run()
+    print(f"{arguments.run}: trained; predict with --model {arguments.run}")
+
+
+def _refuse_overlap(paths: Sequence[Path], held_out: Sequence[Path]) -> None:
+
+    both = {path.resolve() for path in paths} & {path.resolve() for path in held_out}
+    if both:
+        raise DataError(
+            f"{len(both)} scans are in both --data and --validation, for instance {min(both)}; keep them apart"
+        )
+
+
+def _check_same_data(arguments: argparse.Namespace, facts: dict, recorded: dict) -> None:
+
+    for key in ("scans", "validation_scans"):
+        if facts[key] != recorded[key]:
+            raise DataError(
+                f"{arguments.run}: the run began with {recorded[key]} {key.replace('_', ' ')}, now there are "
+                f"{facts[key]}; give the same --data and --validation to go on"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

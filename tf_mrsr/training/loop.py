@@ -1,0 +1,225 @@
+"""The loop around the adversarial step: stages, devices, checkpoints, validation, logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_mrsr import networks, run_folder
+from tf_mrsr.errors import ModelError, RecipeError
+from tf_mrsr.inference.models import export_run, resolver_for
+from tf_mrsr.pipeline import PatchPairs
+from tf_mrsr.progress import Progress
+from tf_mrsr.recipe import Recipe
+from tf_mrsr.training import batch_norm
+from tf_mrsr.training.logs import BoardLog, CsvLog
+from tf_mrsr.training.step import AdversarialStep, make_optimizer
+from tf_mrsr.training.validation import Validation
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out, apart from what the recipe says.
+
+    Attributes:
+        seed: of weights, patches and labels.
+        steps: steps of each stage instead of the recipe's epochs, or None.
+        precision: "float32" or "mixed_bfloat16".
+        jit: "on", "off", or "auto" for XLA on GPUs only (on CPUs it is several times slower than oneDNN).
+        checkpoint_minutes: time between run_folder.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    precision: str = "float32"
+    jit: str = "auto"
+    checkpoint_minutes: float = 5.0
+
+
+class Trainer:
+    """Trains a recipe's networks in a run folder that exists already.
+
+    Args:
+        recipe: what to train.
+        pairs: the training batches.
+        validation: measures the generator on held-out scans, or None.
+        run_folder: see ``tf_mrsr.training.checkpoints``.
+        settings: how.
+        strategy: the devices; None for TensorFlow's default, one device.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        pairs: PatchPairs,
+        validation: Validation | None,
+        folder: Path,
+        settings: Settings,
+        strategy: tf.distribute.Strategy | None = None,
+    ) -> None:
+        keras.utils.set_random_seed(settings.seed)
+        tf.config.experimental.enable_op_determinism()
+        self._recipe, self._pairs, self._validation = recipe, pairs, validation
+        self._folder, self._settings = folder, settings
+        self._strategy = strategy or tf.distribute.get_strategy()
+        if recipe.batch_size % self._strategy.num_replicas_in_sync:
+            raise RecipeError(
+                f"batch_size {recipe.batch_size} cannot be shared by {self._strategy.num_replicas_in_sync} devices"
+            )
+        self._stage_ends = np.cumsum(
+            [settings.steps or s.epochs * pairs.steps_per_epoch for s in recipe.stages]
+        ).tolist()
+        with self._strategy.scope():
+            self._build()
+        self._generators = run_folder.generator_manager(folder, self.generator)
+
+    def _build(self) -> None:
+        recipe, precision = self._recipe, self._settings.precision
+        self.generator = networks.build(recipe.network.name, "generator", recipe.network.generator, precision)
+        self.discriminator = None
+        if any(stage.discriminator is not None for stage in recipe.stages):
+            arguments = {"patch_shape": recipe.patches.shape, **recipe.network.discriminator}
+            self.discriminator = networks.build(recipe.network.name, "discriminator", arguments, precision)
+        self._optimizers = []
+        lengths = np.diff([0, *self._stage_ends])
+        for stage, length in zip(recipe.stages, lengths, strict=True):
+            pair = [make_optimizer(stage.generator.optimizer, int(length)), None]
+            pair[0].build(self.generator.trainable_variables)
+            if stage.discriminator is not None:
+                pair[1] = make_optimizer(stage.discriminator.optimizer, int(length))
+                pair[1].build(self.discriminator.trainable_variables)
+            self._optimizers.append(pair)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
+        state = tf.train.Checkpoint(
+            step=self._step,
+            best_psnr=self._best_psnr,
+            networks=[network for network in (self.generator, self.discriminator) if network is not None],
+            optimizers=[optimizer for pair in self._optimizers for optimizer in pair if optimizer is not None],
+        )
+        self._states = tf.train.CheckpointManager(state, self._folder / run_folder.STATE_FOLDER, max_to_keep=2)
+
+    def restore(self) -> int:
+        """Goes back to the newest checkpoint, if there is one; returns the number of steps done.
+
+        Raises:
+            ModelError: if it is damaged or of other networks.
+        """
+        latest = self._states.latest_checkpoint
+        if latest is not None:
+            try:
+                self._states.checkpoint.restore(latest).assert_consumed()
+            except (AssertionError, ValueError, tf.errors.OpError) as error:
+                raise ModelError(f"{self._folder}: the newest checkpoint is damaged or of another recipe") from error
+        return int(self._step)
+
+    @property
+    def total_steps(self) -> int:
+        return self._stage_ends[-1]
+
+    def run(self) -> None:
+        """Trains from the current step to the end, and writes the generator and the SavedModel."""
+        first = int(self._step)
+        self._log = CsvLog(self._folder / "log.csv", [*self._loss_names(), "steps_per_second"], first)
+        self._validation_log = CsvLog(self._folder / "validation.csv", ["psnr", "ssim"], first)
+        self._board = BoardLog(self._folder / "tensorboard")
+        with Progress("training", self.total_steps, first) as progress:
+            for number, end in enumerate(self._stage_ends):
+                if int(self._step) < end:
+                    self._run_stage(number, end, progress)
+        if self._validation is None or self._generators.latest_checkpoint is None:
+            self._publish_generator()
+        export_run(self._folder, self._recipe)
+
+    def _run_stage(self, number: int, end: int, progress: Progress) -> None:
+        stage = self._recipe.stages[number]
+        update = self._step_function(number)
+        dataset = self._strategy.experimental_distribute_dataset(self._pairs.dataset(int(self._step), end))
+        per_epoch = self._pairs.steps_per_epoch
+        pending: list[dict[str, tf.Tensor]] = []
+        note, saved, mark = "", time.monotonic(), time.monotonic()
+        for low_res, high_res in dataset:
+            pending.append(update(low_res, high_res, self._step))
+            step = int(self._step.assign_add(1))
+            if step % LOG_EVERY == 0 or step == end:
+                means = {name: float(np.mean([losses[name] for losses in pending])) for name in pending[0]}
+                if not all(np.isfinite(value) for value in means.values()):
+                    raise ModelError(
+                        f"{self._folder}: the loss became NaN or infinite by step {step}; lower the learning rate"
+                    )
+                means["steps_per_second"] = len(pending) / (time.monotonic() - mark)
+                self._log.write(step, means)
+                self._board.write(step, means)
+                note = f"{stage.name}, loss {means['generator_loss']:.4g}, {means['steps_per_second']:.2f} steps/s"
+                pending, mark = [], time.monotonic()
+            if self._validation is not None and (step % per_epoch == 0 or step == self.total_steps):
+                self._validate(step)
+            if step == end or time.monotonic() - saved >= 60 * self._settings.checkpoint_minutes:
+                self._states.save(checkpoint_number=step)
+                if self._validation is None:
+                    self._publish_generator()
+                saved = time.monotonic()
+            progress.advance(note)
+
+    def _step_function(self, number: int) -> Callable[..., dict[str, tf.Tensor]]:
+        generator_optimizer, discriminator_optimizer = self._optimizers[number]
+        stage = self._recipe.stages[number]
+        step = AdversarialStep(
+            stage,
+            self.generator,
+            self.discriminator if stage.discriminator is not None else None,
+            generator_optimizer,
+            discriminator_optimizer,
+            seed=self._settings.seed,
+            replicas=self._strategy.num_replicas_in_sync,
+        )
+        jit = self._settings.jit == "on" or (
+            self._settings.jit == "auto" and bool(tf.config.list_physical_devices("GPU"))
+        )
+        replica_step = tf.function(step, jit_compile=True) if jit else step
+
+        @tf.function
+        def update(low_res: tf.Tensor, high_res: tf.Tensor, step_number: tf.Tensor) -> dict[str, tf.Tensor]:
+            results = self._strategy.run(replica_step, args=(low_res, high_res, step_number))
+            return {
+                name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+                for name, value in results.items()
+            }
+
+        return update
+
+    def _loss_names(self) -> list[str]:
+        names = ["generator_loss"]
+        for stage in self._recipe.stages:
+            names += [term.loss for term in stage.generator.content]
+            names += ["adversarial_loss", "discriminator_loss"] if stage.discriminator is not None else []
+        return list(dict.fromkeys(names))
+
+    def _validate(self, step: int) -> None:
+        with self._inference_statistics():
+            scores = self._validation.measure(resolver_for(self._recipe, self.generator))
+            self._validation_log.write(step, scores)
+            self._board.write(step, scores)
+            if scores["psnr"] > float(self._best_psnr):
+                self._best_psnr.assign(scores["psnr"])
+                self._generators.save(checkpoint_number=step)
+
+    def _publish_generator(self) -> None:
+        with self._inference_statistics():
+            self._generators.save(checkpoint_number=int(self._step))
+
+    def _inference_statistics(self) -> AbstractContextManager[None]:
+        """Puts the batch-norm statistics in place which the recipe predicts with."""
+        if self._recipe.evaluation.batch_norm == "moving_average":
+            return nullcontext()
+        count = min(batch_norm.BATCHES, self._pairs.steps_per_epoch)
+        return batch_norm.re_estimated(self.generator, (self._pairs.batch(step)[0] for step in range(count)))

@@ -1,0 +1,164 @@
+"""One update of generator and discriminator, in the order in which the papers and programs make it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tf_mrsr import losses
+from tf_mrsr.recipe import Optimizer, Stage
+
+
+class Labels(NamedTuple):
+    """What the adversarial losses compare scores with; each (batch, 1)."""
+
+    real: tf.Tensor
+    generated: tf.Tensor
+    generator: tf.Tensor
+
+
+def make_optimizer(spec: Optimizer, steps: int) -> keras.optimizers.Adam:
+    """Adam as TensorFlow 1 has it: update lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)."""
+    rate = spec.learning_rate
+    if spec.final_learning_rate is not None:
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=spec.final_learning_rate / rate)
+    return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon)
+
+
+class AdversarialStep:
+    """One training step of a stage; call it inside ``tf.function`` and, for several devices, ``strategy.run``.
+
+    The order, for a stage with a discriminator (without one, only the generator's content loss remains):
+
+    1. G(low) in training mode, once; both updates see this output, for G does not change in between.
+    2. D(high), then D(G(low)), in training mode; discriminator loss; D is updated.
+    3. D(G(low)) in training mode by the updated D; generator loss; G is updated.
+
+    Args:
+        stage: losses, weights and label bounds.
+        generator, discriminator: the models; the discriminator returns logits.
+        generator_optimizer, discriminator_optimizer: optimisers, built for the models' variables.
+        seed: seed of random labels.
+        replicas: devices that share one batch; what is averaged over the batch is divided by it, since the
+            optimisers sum the gradients of all replicas.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        generator: keras.Model,
+        discriminator: keras.Model | None,
+        generator_optimizer: keras.optimizers.Optimizer,
+        discriminator_optimizer: keras.optimizers.Optimizer | None,
+        *,
+        seed: int = 0,
+        replicas: int = 1,
+    ) -> None:
+        self._stage = stage
+        self._generator = generator
+        self._discriminator = discriminator
+        self._generator_optimizer = generator_optimizer
+        self._discriminator_optimizer = discriminator_optimizer
+        self._seed = seed
+        self._replicas = replicas
+        self._averages = [
+            (variable, layer.momentum)
+            for layer in generator.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    def __call__(
+        self, low_res: tf.Tensor, high_res: tf.Tensor, step: tf.Tensor, labels: Labels | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Updates the models once.
+
+        Args:
+            low_res, high_res: patches (batch, x, y, z, 1) in network range.
+            step: number of the step, int; random labels depend on it and on the seed alone.
+            labels: labels to use instead of drawn ones.
+
+        Returns:
+            The losses, scalars: "generator_loss", each content term by name, and with a discriminator
+            "adversarial_loss" and "discriminator_loss". All are weighted, so the parts add up to the whole.
+        """
+        results, _ = self.compute(low_res, high_res, step, labels)
+        return results
+
+    def compute(
+        self, low_res: tf.Tensor, high_res: tf.Tensor, step: tf.Tensor, labels: Labels | None = None
+    ) -> tuple[dict[str, tf.Tensor], dict[str, list[tf.Tensor]]]:
+        """As a call, and also returns the gradients that were applied, by "generator" and "discriminator"."""
+        before = self._read_averages()
+        with tf.GradientTape() as generator_tape:
+            generated = tf.cast(self._generator(low_res, training=True), tf.float32)
+        if self._stage.generator.batch_norm_updates == 2:
+            self._move_averages_again(before)
+
+        results, gradients = {}, {}
+        if self._discriminator is not None:
+            labels = labels or self._draw_labels(tf.shape(low_res)[0], step)
+            results["discriminator_loss"], gradients["discriminator"] = self._update_discriminator(
+                high_res, generated, labels
+            )
+        generator_results, output_gradient = self._generator_losses(high_res, generated, labels)
+        results |= generator_results
+        variables = self._generator.trainable_variables
+        gradients["generator"] = generator_tape.gradient(generated, variables, output_gradients=output_gradient)
+        self._generator_optimizer.apply(gradients["generator"], variables)
+        return results, gradients
+
+    def _update_discriminator(
+        self, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        spec = self._stage.discriminator.adversarial
+        loss_function = losses.ADVERSARIAL[spec.loss]
+        variables = self._discriminator.trainable_variables
+        with tf.GradientTape() as tape:
+            real_scores = self._scores(high_res, spec.scores)
+            generated_scores = self._scores(tf.stop_gradient(generated), spec.scores)
+            loss = loss_function(real_scores, labels.real) + loss_function(generated_scores, labels.generated)
+            loss = spec.weight * loss / self._replicas
+        gradients = tape.gradient(loss, variables)
+        self._discriminator_optimizer.apply(gradients, variables)
+        return loss, gradients
+
+    def _generator_losses(
+        self, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels | None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The losses, and their derivative with respect to the generated patches."""
+        spec, results = self._stage.generator, {}
+        with tf.GradientTape() as tape:
+            tape.watch(generated)
+            for term in spec.content:
+                loss = term.weight * losses.CONTENT[term.loss](high_res, generated)
+                results[term.loss] = loss if losses.grows_with_batch(term.loss) else loss / self._replicas
+            if self._discriminator is not None:
+                adversarial = spec.adversarial
+                scores = self._scores(generated, adversarial.scores)
+                loss = adversarial.weight * losses.ADVERSARIAL[adversarial.loss](scores, labels.generator)
+                results["adversarial_loss"] = loss / self._replicas
+            total = tf.add_n(list(results.values()))
+        return {"generator_loss": total, **results}, tape.gradient(total, generated)
+
+    def _scores(self, patches: tf.Tensor, kind: str) -> tf.Tensor:
+        logits = self._discriminator(patches, training=True)
+        return tf.sigmoid(logits) if kind == "probability" else logits
+
+    def _draw_labels(self, count: tf.Tensor, step: tf.Tensor) -> Labels:
+        discriminator, generator = self._stage.discriminator.adversarial, self._stage.generator.adversarial
+        bounds = (discriminator.real_labels, discriminator.generated_labels, generator.labels)
+        base = tf.cast(step, tf.int32) * len(bounds)
+        return Labels(*(losses.draw_labels(b, count, [self._seed, base + i]) for i, b in enumerate(bounds)))
+
+    def _read_averages(self) -> list[tf.Tensor]:
+        if self._stage.generator.batch_norm_updates == 1:
+            return []
+        return [tf.identity(variable.value) for variable, _ in self._averages]
+
+    def _move_averages_again(self, before: list[tf.Tensor]) -> None:
+        """A second forward pass would move each average by momentum times what the first one moved it."""
+        for (variable, momentum), old in zip(self._averages, before, strict=True):
+            variable.assign_add(momentum * (variable.value - old))
