@@ -159,7 +159,7 @@ class GaussianZoom(Degradation):
 
 @lru_cache(maxsize=64)
 def _zoom(size: int, zoom: float, order: int) -> np.ndarray:
-    return ndimage.zoom(np.eye(size), (zoom, 1), order=order, prefilter=False)
+    return np.stack([ndimage.zoom(unit, zoom, order=order, prefilter=False) for unit in np.eye(size)], axis=1)
 
 
 _CENTRE_OF_BLOCK = "low-resolution voxel j lies at high-resolution voxel r j + (r - 1) / 2 (the centre of its block)"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.volumeutils import apply_read_scaling
 
 from tf_mrsr import __version__
 from tf_mrsr.errors import GeometryError, OutputError, VolumeError
@@ -20,6 +21,7 @@ from tf_mrsr.volume import HeaderFacts, Volume
 MAX_VOXELS = 2**31
 MAX_TRAILING_BYTES = 2**20
 _CHUNK_BYTES = 2**22
+_LONGEST_HEADER = 544  # NIfTI-2's, with the four bytes that announce extensions
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
@@ -28,11 +30,10 @@ def read(path: Path, *, nan: str = "refuse") -> Volume:
     if nan not in ("refuse", "zero"):
         raise ValueError(f"nan must be 'refuse' or 'zero', got {nan!r}")
     try:
-        image = _load(path)
-        affine = _affine(path, image.header)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        data = data.reshape(data.shape[:3])
-        volume = Volume(_finite(path, data, nan), affine, _header_facts(image.header))
+        header, voxels = _load(path)
+        affine = _affine(path, header)
+        data = apply_read_scaling(voxels, *_slope_and_intercept(path, header)).astype(np.float32)
+        volume = Volume(_finite(path, data, nan), affine, _header_facts(header))
     except GeometryError as error:
         raise VolumeError(f"{path}: {error}") from error
     except OSError as error:
@@ -75,8 +76,8 @@ def _give_default_permissions(path: str) -> None:
     os.chmod(path, 0o666 & ~umask)
 
 
-def _load(path: Path) -> nib.Nifti1Image | nib.Nifti2Image:
-    """The image over the file's bytes, decompressed to the last so that the gzip checksum has been compared."""
+def _load(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
+    """Header and raw voxels (x, y, z), read to the file's last byte so that a gzip's checksum has been compared."""
     if path.stat().st_size == 0:
         raise VolumeError(f"{path}: the file is empty")
     with path.open("rb") as raw:
@@ -84,46 +85,35 @@ def _load(path: Path) -> nib.Nifti1Image | nib.Nifti2Image:
         raw.seek(0)
         stream = gzip.GzipFile(fileobj=raw) if packed else raw
         try:
-            head = stream.read(544)
-            image_class = _image_class(path, head)
-            header = image_class.header_class.from_fileobj(_Rest(head), check=False)
-            expected = _expected_bytes(path, header)
-            body = _read_exactly(path, stream, expected - len(head))
+            head = stream.read(_LONGEST_HEADER)
+            header = _header(path, head)
+            count, offset = _check_header(path, header)
+            end = offset + count * header.get_data_dtype().itemsize
+            content = head + _read_exactly(path, stream, end - len(head))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise VolumeError(f"{path}: damaged gzip data ({error}); fetch the file again from its source") from error
-    content = head + body
-    if len(content) < expected:
+    if len(content) < end:
         raise VolumeError(
-            f"{path}: truncated, {len(content)} bytes where the header promises {expected}; fetch the file again"
+            f"{path}: truncated, {len(content)} bytes where the header promises {end}; fetch the file again"
         )
-    return image_class.from_bytes(content)
+    voxels = np.frombuffer(content, header.get_data_dtype(), count, offset)
+    return header, voxels.reshape(header.get_data_shape()[:3], order="F")
 
 
-class _Rest:
-    """The first bytes of a file as a stream for nibabel's header reader."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content, self._position = content, 0
-
-    def read(self, size: int) -> bytes:
-        piece = self._content[self._position : self._position + size]
-        self._position += len(piece)
-        return piece
-
-
-def _image_class(path: Path, head: bytes) -> type[nib.Nifti1Image] | type[nib.Nifti2Image]:
+def _header(path: Path, head: bytes) -> nib.Nifti1Header:
+    """The header, without its extensions, which may hold anything and are not carried over."""
     sizes = {int.from_bytes(head[:4], order) for order in ("little", "big")}
     if 348 in sizes and len(head) >= 352:
         if head[344:348] != b"n+1\x00":
             raise VolumeError(f"{path}: an Analyze or .hdr/.img header; expected single-file NIfTI, convert it first")
-        return nib.Nifti1Image
-    if 540 in sizes and len(head) >= 544:
-        return nib.Nifti2Image
+        return nib.Nifti1Header(head[:348], check=False)
+    if 540 in sizes and len(head) >= _LONGEST_HEADER:
+        return nib.Nifti2Header(head[:540], check=False)
     raise VolumeError(f"{path}: not a NIfTI file (no NIfTI header found)")
 
 
-def _expected_bytes(path: Path, header: nib.Nifti1Header) -> int:
-    """Bytes up to the end of the voxels, after every check that the header alone allows."""
+def _check_header(path: Path, header: nib.Nifti1Header) -> tuple[int, int]:
+    """Number of voxels and first byte of the first one, after every check that the header alone allows."""
     dim = [int(d) for d in header["dim"]]
     shape = dim[1 : dim[0] + 1] if 0 < dim[0] < 8 else []
     if len(shape) < 3 or min(shape) < 1:
@@ -139,8 +129,8 @@ def _expected_bytes(path: Path, header: nib.Nifti1Header) -> int:
         raise VolumeError(f"{path}: the header promises {voxels:.3g} voxels, more than {MAX_VOXELS:.3g}; it is damaged")
     try:
         dtype = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError as error:
-        raise VolumeError(f"{path}: unknown voxel type in the header ({error})") from error
+    except (KeyError, nib.spatialimages.HeaderDataError) as error:
+        raise VolumeError(f"{path}: unknown voxel type in the header; the header is damaged") from error
     if dtype.kind not in "iuf":
         raise VolumeError(f"{path}: voxels are {_kind_name(dtype)}; expected one real number per voxel")
     pixdim = np.asarray(header["pixdim"][1:4], np.float64)
@@ -152,7 +142,7 @@ def _expected_bytes(path: Path, header: nib.Nifti1Header) -> int:
     smallest = header.sizeof_hdr + 4
     if not smallest <= offset <= MAX_TRAILING_BYTES * 64:
         raise VolumeError(f"{path}: voxel data cannot begin at byte {offset:g} (vox_offset); the header is damaged")
-    return int(offset) + voxels * dtype.itemsize
+    return voxels, int(offset)
 
 
 def _kind_name(dtype: np.dtype) -> str:
@@ -183,12 +173,23 @@ def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     return np.diag([scale, scale, scale, 1.0]) @ affine
 
 
+def _slope_and_intercept(path: Path, header: nib.Nifti1Header) -> tuple[float, float]:
+    try:
+        slope, intercept = header.get_slope_inter()
+    except nib.spatialimages.HeaderDataError as error:
+        raise VolumeError(f"{path}: slope and intercept cannot be used ({error}); repair the header") from error
+    return (1.0, 0.0) if slope is None else (slope, intercept)
+
+
 def _header_facts(header: nib.Nifti1Header) -> HeaderFacts:
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code <= 0 and qform_code <= 0:
         return HeaderFacts()
-    # The affine came from one of the two; the written file states it in the sform, under the code it came with.
-    return HeaderFacts(sform_code if sform_code > 0 else qform_code, max(qform_code, 0))
+    if sform_code <= 0:
+        return HeaderFacts(qform_code, qform_code)
+    # The written file states one affine; a qform that said another must not lend it its code.
+    agree = qform_code > 0 and np.allclose(header.get_qform(), header.get_sform(), atol=1e-3)
+    return HeaderFacts(sform_code, qform_code if agree else 0)
 
 
 def _finite(path: Path, data: np.ndarray, nan: str) -> np.ndarray:

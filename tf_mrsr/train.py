@@ -122,10 +122,10 @@ def _train(arguments: argparse.Namespace) -> None:
         jit=arguments.jit,
         checkpoint_minutes=arguments.checkpoint_minutes,
     )
+    trainer = Trainer(chosen, pairs, validation, settings)
     if not arguments.resume:
         run_folder.create_run(arguments.run, chosen, facts)
-    trainer = Trainer(chosen, pairs, validation, arguments.run, settings)
-    done = trainer.restore() if arguments.resume else 0
+    done = trainer.open(arguments.run)
     print(
         f"{chosen.name}: {len(pairs.paths)} scans, {pairs.steps_per_epoch} steps per epoch, "
         f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"

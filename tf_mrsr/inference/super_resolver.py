@@ -73,7 +73,8 @@ class SuperResolver(tf.Module):
         # Input, scaled input, joined pieces and result are there all the time.
         budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
         if self._tail is None:
-            return self._tiled(lambda x: self._trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget)
+            whole = self._tiled(lambda x: self._trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget)
+            return whole(volume)
 
         def both(slab: tf.Tensor) -> tf.Tensor:
             features = self._trunk(slab[None])[0]

@@ -131,7 +131,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for layer in model.layers:
-        if layer.name not in folded and layer.name not in folded.values():
+        if layer.weights and layer.name not in folded and layer.name not in folded.values():
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     for norm_name, convolution_name in folded.items():
         norm, convolution = model.get_layer(norm_name), model.get_layer(convolution_name)

@@ -35,7 +35,7 @@ class Settings:
         steps: steps of each stage instead of the recipe's epochs, or None.
         precision: "float32" or "mixed_bfloat16".
         jit: "on", "off", or "auto" for XLA on GPUs only (on CPUs it is several times slower than oneDNN).
-        checkpoint_minutes: time between run_folder.
+        checkpoint_minutes: time between checkpoints.
     """
 
     seed: int = 0
@@ -46,13 +46,12 @@ class Settings:
 
 
 class Trainer:
-    """Trains a recipe's networks in a run folder that exists already.
+    """Trains a recipe's networks: ``open`` a run folder, then ``run``.
 
     Args:
         recipe: what to train.
         pairs: the training batches.
         validation: measures the generator on held-out scans, or None.
-        run_folder: see ``tf_mrsr.training.checkpoints``.
         settings: how.
         strategy: the devices; None for TensorFlow's default, one device.
     """
@@ -62,14 +61,13 @@ class Trainer:
         recipe: Recipe,
         pairs: PatchPairs,
         validation: Validation | None,
-        folder: Path,
         settings: Settings,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         keras.utils.set_random_seed(settings.seed)
         tf.config.experimental.enable_op_determinism()
         self._recipe, self._pairs, self._validation = recipe, pairs, validation
-        self._folder, self._settings = folder, settings
+        self._settings = settings
         self._strategy = strategy or tf.distribute.get_strategy()
         if recipe.batch_size % self._strategy.num_replicas_in_sync:
             raise RecipeError(
@@ -80,7 +78,6 @@ class Trainer:
         ).tolist()
         with self._strategy.scope():
             self._build()
-        self._generators = run_folder.generator_manager(folder, self.generator)
 
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
@@ -100,26 +97,30 @@ class Trainer:
             self._optimizers.append(pair)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
-        state = tf.train.Checkpoint(
+        self._state = tf.train.Checkpoint(
             step=self._step,
             best_psnr=self._best_psnr,
             networks=[network for network in (self.generator, self.discriminator) if network is not None],
             optimizers=[optimizer for pair in self._optimizers for optimizer in pair if optimizer is not None],
         )
-        self._states = tf.train.CheckpointManager(state, self._folder / run_folder.STATE_FOLDER, max_to_keep=2)
 
-    def restore(self) -> int:
-        """Goes back to the newest checkpoint, if there is one; returns the number of steps done.
+    def open(self, folder: Path) -> int:
+        """Takes a run folder (see ``tf_mrsr.run_folder``) and goes back to its newest checkpoint, if there is one.
+
+        Returns:
+            The number of steps done.
 
         Raises:
-            ModelError: if it is damaged or of other networks.
+            ModelError: if the checkpoint is damaged or of other networks.
         """
-        latest = self._states.latest_checkpoint
-        if latest is not None:
+        self._folder = folder
+        self._states = tf.train.CheckpointManager(self._state, folder / run_folder.STATE_FOLDER, max_to_keep=2)
+        self._generators = run_folder.generator_manager(folder, self.generator)
+        if self._states.latest_checkpoint is not None:
             try:
-                self._states.checkpoint.restore(latest).assert_consumed()
+                self._state.restore(self._states.latest_checkpoint).assert_consumed()
             except (AssertionError, ValueError, tf.errors.OpError) as error:
-                raise ModelError(f"{self._folder}: the newest checkpoint is damaged or of another recipe") from error
+                raise ModelError(f"{folder}: the newest checkpoint is damaged or of another recipe") from error
         return int(self._step)
 
     @property

@@ -1,0 +1,153 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import scans
+from tf_mrsr import recipe
+from tf_mrsr.errors import ModelError, VolumeError
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.inference import models
+from tf_mrsr.inference.super_resolver import UNLIMITED, SuperResolver
+from tf_mrsr.networks import sanchez2018
+from tf_mrsr.networks.structure import fold_batch_norm, reach, split
+from tf_mrsr.volume import Volume
+
+MAPS = {2: GridMap.decimation((2, 2, 2)).inverse(), 4: GridMap.decimation((4, 4, 4)).inverse()}
+
+
+def trained_looking(scale_factor, upsampling, filters=8, blocks=2):
+    """A generator with weights large enough that every layer matters, and batch norms that do something."""
+    keras.utils.set_random_seed(7)
+    model = sanchez2018.generator(scale_factor, upsampling, filters, blocks)
+    rng = np.random.default_rng(5)
+    for variable in model.weights:
+        kind = variable.path.split("/")[-1]
+        if kind == "kernel":
+            fan_in = np.prod(variable.shape[:-1])
+            variable.assign(rng.normal(0, fan_in**-0.5, variable.shape))
+        elif kind in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        else:
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+CASES = [(2, "resize"), (2, "subpixel"), (2, "subpixel_nn"), (4, "resize"), (4, "subpixel"), (4, "subpixel_nn")]
+
+
+@pytest.mark.parametrize(("scale_factor", "upsampling"), CASES)
+def test_tiled_equals_whole(scale_factor, upsampling):
+    resolver = SuperResolver(trained_looking(scale_factor, upsampling), MAPS[scale_factor], "half_max")
+    volume = scans.blobs((30, 26, 10), np.eye(4)) + 1
+    whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    tails_tiled = resolver(volume, np.eye(4), volume.size * 4500)["volume"].numpy()
+    both_tiled = resolver(volume, np.eye(4), 1)["volume"].numpy()
+    for tiled in (tails_tiled, both_tiled):
+        np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize(("scale_factor", "upsampling"), CASES)
+def test_reach_is_what_an_impulse_shows(scale_factor, upsampling):
+    """One input voxel is changed; the outputs that change are within the reach, and some are at its edge."""
+    model = trained_looking(scale_factor, upsampling)
+    for part in split(model):
+        radius, scale = reach(part)
+        channels = part.input.shape[-1]
+        base = np.random.default_rng(0).normal(size=(1, 25, 25, 25, channels)).astype(np.float32)
+        touched = base.copy()
+        touched[0, 12, 12, 12] += 10
+        moved = np.abs(part(touched).numpy() - part(base).numpy()).max(axis=(0, -1)) > 0
+        for axis in range(3):
+            # Output o stands at input o / scale; its distance to voxel 12 is at most the radius, less a fraction.
+            places = np.flatnonzero(moved.any(axis=tuple(a for a in range(3) if a != axis))) // scale[axis]
+            assert np.abs(places - 12).max() <= radius[axis]
+            assert np.abs(places - 12).max() >= radius[axis] - 1
+
+
+def test_the_papers_reach():
+    """14 convolutions of 3 voxels in the trunk: 14 voxels to each side."""
+    trunk, tail = split(sanchez2018.generator(2, "subpixel_nn"))
+    assert reach(trunk).radius == (14, 14, 14)
+    assert reach(tail).scale == (2, 2, 2)
+
+
+@pytest.mark.parametrize("upsampling", sanchez2018.UPSAMPLINGS)
+def test_folding_batch_norm_changes_nothing(upsampling):
+    model = trained_looking(2, upsampling)
+    folded = fold_batch_norm(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+    image = np.random.default_rng(0).normal(size=(2, 9, 8, 7, 1)).astype(np.float32)
+    expected = model(image, training=False).numpy()
+    np.testing.assert_allclose(folded(image), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_intensity_and_affine():
+    """With a network that only repeats voxels, intensities come back and each voxel is where the map says."""
+    low_res = keras.Input((None, None, None, 1))
+    repeated = keras.Model(low_res, keras.layers.UpSampling3D(2)(low_res))
+    volume = scans.blobs((9, 10, 8), scans.OBLIQUE) + 5
+    resolver = SuperResolver(repeated, GridMap.block_average((2, 2, 2)).inverse(), "half_max")
+    result = resolver(volume, scans.OBLIQUE, UNLIMITED)
+    expected = volume.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    np.testing.assert_allclose(result["volume"], expected, atol=1e-4)
+    # Centre of the first block of 2 x 2 x 2 output voxels = centre of the first input voxel.
+    np.testing.assert_allclose(result["affine"].numpy() @ [0.5, 0.5, 0.5, 1], scans.OBLIQUE @ [0, 0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(result["affine"][:3, :3], axis=0), [0.45, 0.55, 1.0])
+
+
+def test_one_graph_for_all_shapes():
+    resolver = SuperResolver(trained_looking(2, "subpixel"), MAPS[2], "half_max")
+    for shape in ((8, 9, 10), (12, 8, 9)):
+        resolver(np.ones(shape, np.float32), np.eye(4), UNLIMITED)
+    assert resolver.__call__.experimental_get_tracing_count() == 1
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    loaded = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn")
+    model = models.Model(loaded, models.resolver_for(loaded, trained_looking(2, "subpixel_nn")))
+    folder = tmp_path_factory.mktemp("model") / "saved_model"
+    models.save(model, folder)
+    return model, folder
+
+
+def test_saved_model_is_the_same(saved):
+    model, folder = saved
+    volume = Volume(scans.blobs((14, 12, 10), scans.OBLIQUE) + 1, scans.OBLIQUE)
+    loaded = models.load(folder)
+    assert loaded.recipe == model.recipe
+    ours, theirs = model.super_resolve(volume, UNLIMITED), loaded.super_resolve(volume, UNLIMITED)
+    np.testing.assert_array_equal(ours.data, theirs.data)
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+
+
+def test_saved_model_needs_none_of_our_code(saved):
+    signature = tf.saved_model.load(str(saved[1])).signatures["serving_default"]
+    assert {"volume", "affine", "memory_bytes"} == set(signature.structured_input_signature[1])
+    assert set(signature.structured_outputs) == {"volume", "affine"}
+
+
+def test_damaged_saved_model(saved, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(saved[1], copy)
+    (copy / "saved_model.pb").write_bytes((copy / "saved_model.pb").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="damaged"):
+        models.load(copy)
+    shutil.rmtree(copy / "assets.extra")
+    with pytest.raises(ModelError, match="not one of tf_mrsr"):
+        models.load(copy)
+
+
+def test_what_is_no_model(tmp_path):
+    with pytest.raises(ModelError, match="no such folder"):
+        models.load(tmp_path / "none")
+    with pytest.raises(ModelError, match="neither"):
+        models.load(tmp_path)
+
+
+def test_too_small(saved):
+    with pytest.raises(VolumeError, match="7x20x20 voxels"):
+        saved[0].super_resolve(Volume(np.ones((7, 20, 20), np.float32), np.eye(4)), UNLIMITED)

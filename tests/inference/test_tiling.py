@@ -1,0 +1,78 @@
+"""The tiling engine, with functions that have nothing to do with networks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_mrsr.inference.tiling import plan, tile
+
+VOLUME = np.random.default_rng(0).normal(size=(11, 9, 7, 2)).astype(np.float32)
+
+
+def counted(function):
+    """The function, and the list of slab shapes that it was given."""
+    shapes = []
+
+    def wrapped(slab):
+        shapes.append(tuple(slab.shape))
+        return function(slab)
+
+    return wrapped, shapes
+
+
+def neighbours(slab):
+    """Sum of a voxel and two to each side along x and y, zero beyond the border: the reach is 2."""
+    kernel = tf.reshape(tf.eye(2), (1, 1, 1, 2, 2)) * tf.ones((5, 5, 1, 1, 1))
+    return tf.nn.conv3d(slab[None], kernel, (1, 1, 1, 1, 1), "SAME")[0]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
+@pytest.mark.parametrize(("name", "function"), [("plus one", lambda x: x + 1), ("times two", lambda x: 2 * x)])
+def test_pointwise_functions(axis, piece, name, function):
+    tiled = tile(function, axis=axis, radius=0, scale=1, piece=piece)
+    np.testing.assert_array_equal(tiled(VOLUME), function(VOLUME), err_msg=name)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 4, 10])
+def test_a_function_that_sees_its_neighbours(piece):
+    function, shapes = counted(neighbours)
+    tiled = tile(tile(function, axis=1, radius=2, scale=1, piece=4), axis=0, radius=2, scale=1, piece=piece)
+    np.testing.assert_allclose(tiled(VOLUME), neighbours(VOLUME), atol=1e-5)
+    assert len(shapes) == -(-11 // piece) * 3
+    assert len(set(shapes)) == 1  # all slabs alike, so that nothing is compiled or planned twice
+
+
+def test_too_small_a_halo_shows():
+    """The test above could not pass by chance: one voxel less of halo and the result is wrong."""
+    tiled = tile(neighbours, axis=0, radius=1, scale=1, piece=3)
+    assert np.abs(tiled(VOLUME) - neighbours(VOLUME)).max() > 0.1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_function_that_enlarges(axis):
+    def nearest(slab):
+        return tf.repeat(slab, 3, axis=axis)
+
+    tiled = tile(nearest, axis=axis, radius=0, scale=3, piece=2)
+    np.testing.assert_array_equal(tiled(VOLUME), nearest(VOLUME))
+
+
+def peak(shape, radius, bytes_per_voxel, pieces):
+    window = [min(n, int(p) + 2 * r) for n, p, r in zip(shape[:2], pieces, radius[:2], strict=True)]
+    return window[0] * window[1] * shape[2] * bytes_per_voxel
+
+
+@pytest.mark.parametrize("budget", [2**22, 2**24, 2**26, 2**28])
+@pytest.mark.parametrize("shape", [(112, 112, 76), (20, 300, 40), (512, 512, 40), (7, 7, 7)])
+def test_plan_stays_within_the_budget_where_it_can(shape, budget):
+    radius, bytes_per_voxel = (3, 3, 3), 1000
+    pieces = plan(tf.constant(shape), radius, bytes_per_voxel, tf.constant(budget, tf.int64))
+    smallest = peak(shape, radius, bytes_per_voxel, [min(shape[0], 6), min(shape[1], 6)])
+    assert peak(shape, radius, bytes_per_voxel, pieces) <= max(budget, smallest)
+    assert all(1 <= int(p) <= n for p, n in zip(pieces, shape[:2], strict=True))
+
+
+def test_plan_takes_the_whole_where_it_fits():
+    pieces = plan(tf.constant((112, 112, 76)), (17, 17, 17), 1000, tf.constant(2**40, tf.int64))
+    assert [int(p) for p in pieces] == [112, 112]

@@ -1,0 +1,385 @@
+"""The commands as users call them, on files, read back afterwards."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import golden, scans
+from tf_mrsr import __main__, cli, evaluate, predict, recipe, train
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.inference import models
+from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.volume import read_volume
+
+TINY = [
+    *("--set", "network.generator.filters=4"),
+    *("--set", "network.generator.num_residual_blocks=1"),
+    *("--set", "patches.shape=[16,16,16]"),
+]
+TINY_GAN = [
+    *("--recipe", "sanchez2018_srgan3d_x2_subpixel"),
+    *TINY,
+    *("--set", "patches.step=[4,4,4]"),
+    *("--set", "network.discriminator.filters=[4,4,8,8]"),
+]
+TINY_QUICK = ["--recipe", "sanchez2018_srgan3d_x2_quick", *TINY, "--set", "patches.per_volume=8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two scans, a trained run and nothing else."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "scans").mkdir()
+    for i in range(2):
+        data = (scans.blobs((25, 22, 20), scans.OBLIQUE, seed=i) + 20).astype(np.int16)
+        data[:4] = 0
+        scans.save(folder / "scans" / f"sub-{i}.nii.gz", data, scans.OBLIQUE, descrip=b"CanaryName")
+    argv = [*TINY_QUICK, "--data", str(folder / "scans" / "sub-0.nii.gz"), "--run", str(folder / "run"), "--steps", "4"]
+    assert train.main([*argv, "--validation", str(folder / "scans" / "sub-1.nii.gz")]) == 0
+    return folder
+
+
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_train_leaves_a_complete_run(folder):
+    run = folder / "run"
+    assert {"recipe.yaml", "run.json", "state", "generator", "saved_model", "log.csv", "validation.csv"} <= set(
+        os.listdir(run)
+    )
+    assert recipe.load(run / "recipe.yaml").network.generator["filters"] == 4
+    assert [row["step"] for row in read_csv(run / "log.csv")] == ["4"]
+    assert [row["step"] for row in read_csv(run / "validation.csv")] == ["2", "4"]
+    assert float(read_csv(run / "log.csv")[0]["generator_loss"]) > 0
+    assert "sub-0" not in (run / "run.json").read_text()
+
+
+def test_training_learns(tmp_path, folder):
+    argv = [*TINY_QUICK, "--data", str(folder / "scans"), "--run", str(tmp_path / "run"), "--steps", "60"]
+    assert train.main(argv) == 0
+    losses = [float(row["generator_loss"]) for row in read_csv(tmp_path / "run" / "log.csv")]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("model", ["run", "run/saved_model"])
+def test_predict_writes_the_finer_scan_where_it_belongs(folder, tmp_path, model):
+    output = tmp_path / "out.nii.gz"
+    assert (
+        predict.main([str(folder / "scans" / "sub-0.nii.gz"), "-o", str(output), "--model", str(folder / model)]) == 0
+    )
+    image, scan = nib.load(output), nib.load(folder / "scans" / "sub-0.nii.gz")
+    assert image.shape == (50, 44, 40)
+    assert image.get_data_dtype() == np.float32
+    # Every second output voxel lies on a scan's voxel: the recipe takes every second voxel, from the first.
+    np.testing.assert_allclose(image.affine, scan.affine @ np.diag([0.5, 0.5, 0.5, 1]), atol=1e-4)
+    assert image.header["sform_code"] == scan.header["sform_code"]
+    assert b"Canary" not in image.header.binaryblock
+    assert os.listdir(tmp_path) == ["out.nii.gz"]
+
+
+def test_run_and_saved_model_predict_the_same(folder, tmp_path):
+    for name in ("run", "run/saved_model"):
+        argv = [
+            str(folder / "scans" / "sub-1.nii.gz"),
+            "-o",
+            str(tmp_path / f"{len(name)}.nii"),
+            "--model",
+            str(folder / name),
+        ]
+        assert predict.main(argv) == 0
+    first, second = (nib.load(path).get_fdata() for path in sorted(tmp_path.iterdir()))
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_predict_takes_folders_and_lists(folder, tmp_path):
+    assert predict.main([str(folder / "scans"), "-o", str(tmp_path / "a"), "--model", str(folder / "run")]) == 0
+    assert sorted(os.listdir(tmp_path / "a")) == ["sub-0.nii.gz", "sub-1.nii.gz"]
+    (folder / "list.tsv").write_text("path\tage\nscans/sub-1.nii.gz\t50\n")
+    assert predict.main([str(folder / "list.tsv"), "-o", str(tmp_path / "b"), "--model", str(folder / "run")]) == 0
+    assert os.listdir(tmp_path / "b") == ["sub-1.nii.gz"]
+
+
+@pytest.mark.parametrize("affine", [scans.OBLIQUE, np.diag([-1.0, -1.2, 3.0, 1.0])], ids=["oblique", "flipped"])
+def test_geometry_through_the_command_line(tmp_path, affine):
+    """A smooth function of space on a coarse grid, enlarged by a linear network, agrees with the function in mm."""
+    taps = np.array([0.5, 1, 0.5, 0])  # output 2 j is input j, output 2 j + 1 the mean of j and j + 1
+    kernel = (taps[:, None, None] * taps[None, :, None] * taps[None, None, :])[..., None, None]
+    low_res = keras.Input((None, None, None, 1))
+    layer = keras.layers.Conv3DTranspose(1, 4, 2, padding="same", use_bias=False)
+    network = keras.Model(low_res, layer(low_res))
+    layer.set_weights([kernel])
+    map_ = GridMap.decimation((2, 2, 2)).inverse()
+    chosen = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn")
+    models.save(models.Model(chosen, SuperResolver(network, map_, "half_max")), tmp_path / "model")
+
+    shape = (17, 20, 23)
+
+    def function(grid_shape, grid_affine):
+        places = nib.affines.apply_affine(
+            grid_affine, np.stack(np.meshgrid(*map(np.arange, grid_shape), indexing="ij"), -1)
+        )
+        center = nib.affines.apply_affine(affine, (np.array(shape) - 1) / 2)
+        return 1000 * np.exp(-(((places - center) / 25) ** 2).sum(-1)) + 3 * (places - center)[..., 0]
+
+    scans.save(tmp_path / "scan.nii.gz", function(shape, affine).astype(np.float32), affine)
+    assert (
+        predict.main(
+            [str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "out.nii.gz"), "--model", str(tmp_path / "model")]
+        )
+        == 0
+    )
+    result = read_volume(tmp_path / "out.nii.gz")
+    expected = function(result.shape, result.affine)
+    inner = (slice(2, -4),) * 3
+    error = np.abs(result.data - expected)[inner].max()
+    assert error < 0.006 * expected.max()
+    for axis in range(3):  # a fifth of a voxel along any axis would show
+        shifted = result.affine.copy()
+        shifted[:3, 3] += 0.2 * affine[:3, axis]
+        assert np.abs(result.data - function(result.shape, shifted))[inner].max() > 1.5 * error
+
+
+def test_evaluate_measures_and_draws(folder, tmp_path, capsys):
+    argv = ["--model", str(folder / "run"), "--data", str(folder / "scans"), "-o", str(tmp_path / "results")]
+    assert evaluate.main(argv) == 0
+    printed = capsys.readouterr().out
+    results = tmp_path / "results"
+    assert {"table.md", "table.csv", "table.json", "distribution.png", "figures"} == set(os.listdir(results))
+    assert (results / "table.md").read_text() in printed
+    assert "every r-th voxel" in printed
+    table = json.loads((results / "table.json").read_text())
+    assert list(table["summary"]) == ["nearest", "linear", "cubic", "network"]
+    rows = read_csv(results / "table.csv")
+    assert len(rows) == 2 * 4
+    cubic = [float(row["psnr"]) for row in rows if row["method"] == "cubic"]
+    assert table["summary"]["cubic"]["psnr"]["mean"] == pytest.approx(np.mean(cubic), rel=1e-5)
+    assert np.mean(cubic) > table["summary"]["nearest"]["psnr"]["mean"] + 1
+    for name in ("distribution.png", "figures/sub-0.png", "figures/sub-1.png"):
+        assert (results / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_takes_masks_and_protocols(folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = np.zeros((25, 22, 20), np.uint8)
+    mask[8:16, 8:16, 8:16] = 1
+    scans.save(masks / "sub-0.nii", mask, scans.OBLIQUE)
+    base = ["--model", str(folder / "run"), "--data", str(folder / "scans" / "sub-0.nii.gz"), "--mask"]
+    values = []
+    for i, extra in enumerate(([str(masks)], ["none"], [str(masks), "--protocol", "sanchez2018"])):
+        assert evaluate.main([*base, *extra, "-o", str(tmp_path / f"{i}")]) == 0
+        values.append(json.loads((tmp_path / f"{i}" / "table.json").read_text())["summary"]["linear"]["psnr"]["mean"])
+    assert len(set(values)) == 3
+
+
+def _weights(run):
+    """Every value of a run's newest state, by name."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(run / "state"))
+    names = [n for n in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in n and "save_counter" not in n]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path):
+    """SIGKILL in the middle; adversarial training with random labels and two optimisers."""
+    data = ["--data", str(folder / "scans")]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train.main([*TINY_GAN, *data, "--run", str(whole), "--steps", "40", "--seed", "11"]) == 0
+
+    command = [
+        sys.executable,
+        "-m",
+        "tf_mrsr.train",
+        *TINY_GAN,
+        *data,
+        "--run",
+        str(killed),
+        "--steps",
+        "40",
+        "--seed",
+        "11",
+    ]
+    process = subprocess.Popen(
+        [*command, "--checkpoint-minutes", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 240
+    while not (killed / "log.csv").exists() or not read_csv(killed / "log.csv"):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "saved_model").exists()
+    assert train.main(["--run", str(killed), "--resume", *data]) == 0
+
+    expected, actual = _weights(whole), _weights(killed)
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    assert [row["step"] for row in read_csv(killed / "log.csv")] == ["10", "20", "30", "40"]
+
+
+def test_another_seed_trains_other_weights(folder, tmp_path):
+    for seed in ("1", "2"):
+        argv = [
+            *TINY_GAN,
+            "--data",
+            str(folder / "scans"),
+            "--run",
+            str(tmp_path / seed),
+            "--steps",
+            "1",
+            "--seed",
+            seed,
+        ]
+        assert train.main(argv) == 0
+    one, two = _weights(tmp_path / "1"), _weights(tmp_path / "2")
+    assert any(not np.array_equal(one[name], two[name]) for name in one)
+
+
+SCAN, RUN = "scans/sub-0.nii.gz", "run"
+REFUSED = {
+    "no scan": (predict.main, ["none.nii.gz", "-o", "x.nii", "--model", RUN], "none.nii.gz: no such file"),
+    "no model": (predict.main, [SCAN, "-o", "x.nii", "--model", "nowhere"], "nowhere: no such folder"),
+    "not a model": (predict.main, [SCAN, "-o", "x.nii", "--model", "scans"], "neither a run folder"),
+    "no folder": (predict.main, [SCAN, "-o", "nowhere/x.nii", "--model", RUN], "does not exist; make it first"),
+    "itself": (predict.main, [SCAN, "-o", SCAN, "--model", RUN, "--overwrite"], "is the scan itself"),
+    "exists": (predict.main, [SCAN, "-o", SCAN, "--model", RUN], "exists already; give another name or --overwrite"),
+    "two to one": (predict.main, [SCAN, "scans/sub-1.nii.gz", "-o", "x.nii", "--model", RUN], "need a folder"),
+    "damaged": (predict.main, ["broken.nii.gz", "-o", "x.nii", "--model", RUN], "broken.nii.gz: damaged gzip"),
+    "constant": (predict.main, ["flat.nii", "-o", "x.nii", "--model", RUN], "flat.nii: all voxels have the value 7"),
+    "negative": (predict.main, ["minus.nii", "-o", "x.nii", "--model", RUN], "minus.nii: no voxel is over 0"),
+    "tiny": (predict.main, ["tiny.nii", "-o", "x.nii", "--model", RUN], "tiny.nii: the volume has 4x5x6 voxels"),
+    "no list column": (predict.main, ["bad.csv", "-o", "x", "--model", RUN], "a column 'path'"),
+    "list of none": (predict.main, ["gone.csv", "-o", "x", "--model", RUN], "do not exist, the first is"),
+    "no recipe": (train.main, ["--data", SCAN, "--run", "x"], "--recipe is needed"),
+    "unknown recipe": (train.main, ["--recipe", "sanches", "--data", SCAN, "--run", "x"], "unknown recipe"),
+    "unknown key": (train.main, [*TINY_QUICK, "--set", "patches.shap=1", "--data", SCAN, "--run", "x"], "did you mean"),
+    "run exists": (train.main, [*TINY_QUICK, "--data", SCAN, "--run", RUN], "use --resume to go on"),
+    "no run": (train.main, ["--resume", "--data", SCAN, "--run", "nowhere"], "not a run folder"),
+    "other data": (
+        train.main,
+        ["--resume", "--data", "scans", "--run", RUN],
+        "the run began with 1 scans, now there are 2",
+    ),
+    "overlap": (train.main, [*TINY_QUICK, "--data", "scans", "--validation", SCAN, "--run", "x"], "keep them apart"),
+    "too small": (
+        train.main,
+        ["--recipe", "sanchez2018_srgan3d_x2_resize", "--data", SCAN, "--run", "x"],
+        "fewer than a patch",
+    ),
+    "bad scan": (train.main, [*TINY_QUICK, "--data", SCAN, "broken.nii.gz", "--run", "x"], "broken.nii.gz: damaged"),
+    "empty folder": (train.main, [*TINY_QUICK, "--data", "empty", "--run", "x"], "no NIfTI file"),
+    "network argument": (
+        train.main,
+        [*TINY_QUICK, "--set", "network.generator={scale: 2}", "--data", SCAN, "--run", "x"],
+        "generator",
+    ),
+    "no mask": (
+        evaluate.main,
+        ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "empty"],
+        "no mask named sub-0.nii",
+    ),
+    "no mask folder": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "none2"], "no such folder"),
+    "protocol": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "x", "--protocol", "y"], "unknown protocol"),
+    "results exist": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "scans"], "exists already"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line_and_nothing_left_behind(folder, tmp_path, monkeypatch, capsys, name):
+    for link in ("scans", "run"):
+        (tmp_path / link).symlink_to(folder / link)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.nii.gz").write_bytes((folder / SCAN).read_bytes()[:-30])
+    scans.save(tmp_path / "flat.nii", np.full((9, 9, 9), 7, np.float32))
+    scans.save(tmp_path / "minus.nii", -np.arange(729, dtype=np.float32).reshape(9, 9, 9))
+    scans.save(tmp_path / "tiny.nii", np.arange(120, dtype=np.float32).reshape(4, 5, 6))
+    (tmp_path / "bad.csv").write_text("file\na.nii\n")
+    (tmp_path / "gone.csv").write_text("path\na.nii\n")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p for p in tmp_path.rglob("*"))
+    command, argv, words = REFUSED[name]
+    assert command(argv) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_skip_bad_names_what_it_leaves_out(folder, tmp_path, capsys):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((folder / SCAN).read_bytes()[:-30])
+    argv = [
+        *TINY_QUICK,
+        "--data",
+        str(folder / SCAN),
+        str(broken),
+        "--run",
+        str(tmp_path / "run"),
+        "--steps",
+        "1",
+        "--skip-bad",
+    ]
+    assert train.main(argv) == 0
+    assert "warning: left out: " + str(broken) in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["scans"] == 1
+
+
+@pytest.mark.parametrize("command", list(__main__.COMMANDS))
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"tf-mrsr {command}" in capsys.readouterr().out
+
+
+def test_the_dispatcher(capsys):
+    assert __main__.main([]) == 0
+    assert __main__.main(["nonsense"]) == 2
+    captured = capsys.readouterr()
+    assert "predict" in captured.out
+    assert "unknown command 'nonsense'" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2**31), ("1.5g", 3 * 2**29), ("500 MB", 500 * 2**20), ("4096", 4096), ("unlimited", 2**62)],
+)
+def test_memory_sizes(text, size):
+    assert cli.memory_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "GB", "-1GB", "1 potato"])
+def test_what_is_no_memory_size(text):
+    with pytest.raises(Exception, match="is not a size"):
+        cli.memory_size(text)
+
+
+@golden.needs_scans
+def test_a_real_scan(folder, tmp_path):
+    """A raw FLAIR scan of 320 x 320 x 48 voxels, oblique, LPS: grid and intensities are kept."""
+    scan = golden.SHARED / "data" / "flair" / "sub-01_FLAIR.nii.gz"
+    crop = nib.load(scan).slicer[100:150, 100:160, 10:34]
+    nib.save(crop, tmp_path / "crop.nii.gz")
+    assert (
+        predict.main(
+            [str(tmp_path / "crop.nii.gz"), "-o", str(tmp_path / "out.nii.gz"), "--model", str(folder / "run")]
+        )
+        == 0
+    )
+    result = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(result.affine, crop.affine @ np.diag([0.5, 0.5, 0.5, 1]), atol=1e-4)
+    assert nib.aff2axcodes(result.affine) == nib.aff2axcodes(crop.affine) == ("L", "P", "S")

@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import golden
+from tf_mrsr.layers import PixelShuffle3D, SubpixelNNInitializer
+
+
+@golden.needs_golden
+@pytest.mark.parametrize("shape", [(1, 2, 3, 2, 64), (2, 3, 2, 4, 64)])
+def test_pixel_shuffle_has_the_programs_channel_order(shape):
+    numbers = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    expected = np.load(golden.GOLDEN / "data" / f"subpixel_{'x'.join(map(str, shape))}.npy")
+    np.testing.assert_array_equal(PixelShuffle3D()(numbers), expected)
+
+
+def test_pixel_shuffle_by_hand():
+    """Channel 4 hy + 2 hx + hz of one voxel goes to voxel (hx, hy, hz)."""
+    shuffled = PixelShuffle3D()(np.arange(8, dtype=np.float32).reshape(1, 1, 1, 1, 8)).numpy()[0, ..., 0]
+    for hx in (0, 1):
+        for hy in (0, 1):
+            for hz in (0, 1):
+                assert shuffled[hx, hy, hz] == 4 * hy + 2 * hx + hz
+
+
+def test_pixel_shuffle_along_one_axis():
+    shuffled = PixelShuffle3D((1, 1, 3))(np.arange(12, dtype=np.float32).reshape(1, 1, 1, 2, 6)).numpy()
+    assert shuffled.shape == (1, 1, 1, 6, 2)
+    np.testing.assert_array_equal(shuffled[0, 0, 0, :, 0], [0, 2, 4, 6, 8, 10])
+
+
+def test_pixel_shuffle_refuses_channels_that_do_not_divide():
+    with pytest.raises(ValueError, match="shuffled"):
+        PixelShuffle3D()(keras.Input((None, None, None, 12)))
+
+
+@pytest.mark.parametrize("strides", [(2, 2, 2), (1, 1, 3), (1, 2, 4)])
+def test_fresh_deconvolution_is_a_small_convolution_then_nearest_neighbour(strides):
+    kernel_size = tuple(3 * s for s in strides)
+    deconvolution = keras.layers.Conv3DTranspose(
+        5,
+        kernel_size,
+        strides,
+        padding="same",
+        kernel_initializer=SubpixelNNInitializer(strides, seed=1),
+        use_bias=False,
+    )
+    image = np.random.default_rng(0).normal(size=(1, 6, 5, 7, 2)).astype(np.float32)
+    output = deconvolution(image).numpy()
+
+    taps = deconvolution.kernel.numpy()[:: strides[0], :: strides[1], :: strides[2]]  # one of each repeated tap
+    # A transposed convolution correlates with the kernel turned around.
+    small = np.transpose(taps[::-1, ::-1, ::-1], (0, 1, 2, 4, 3))
+    low = tf.nn.conv3d(image, small, (1, 1, 1, 1, 1), "SAME").numpy()
+    nearest = low.repeat(strides[0], 1).repeat(strides[1], 2).repeat(strides[2], 3)
+    np.testing.assert_allclose(output, nearest, atol=1e-6)
+
+
+def test_initializer_spreads_and_refuses():
+    kernel = SubpixelNNInitializer((2, 2, 2), stddev=0.02, seed=3)((6, 6, 6, 16, 16)).numpy()
+    assert kernel.std() == pytest.approx(0.02, rel=0.05)
+    with pytest.raises(ValueError, match="multiple"):
+        SubpixelNNInitializer((2, 2, 2))((5, 6, 6, 1, 1))
+
+
+def test_serialisation():
+    layer = PixelShuffle3D.from_config(PixelShuffle3D((1, 2, 3)).get_config())
+    assert layer.factors == (1, 2, 3)
+    initializer = SubpixelNNInitializer((1, 1, 3), 0.1, 5)
+    copy = SubpixelNNInitializer.from_config(initializer.get_config())
+    np.testing.assert_array_equal(copy((3, 3, 9, 1, 1)), initializer((3, 3, 9, 1, 1)))

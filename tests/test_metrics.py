@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from tests import golden
+from tf_mrsr import baselines, metrics
+from tf_mrsr.errors import DataError
+from tf_mrsr.geometry import GridMap
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.uniform(0, 100, (12, 11, 10)).astype(np.float32)
+ESTIMATE = TRUTH + RNG.normal(0, 5, TRUTH.shape).astype(np.float32)
+
+
+def test_by_hand():
+    truth, estimate = np.array([0.0, 10, 20]), np.array([1.0, 10, 18])
+    assert metrics.mse(truth, estimate) == pytest.approx(5 / 3)
+    assert metrics.mae(truth, estimate) == pytest.approx(1)
+    assert metrics.psnr(truth, estimate, 20) == pytest.approx(10 * np.log10(400 / (5 / 3)))
+    assert metrics.psnr(truth, truth, 20) == np.inf
+
+
+def test_against_scikit_image():
+    data_range = float(TRUTH.max() - TRUTH.min())
+    everywhere = np.ones(TRUTH.shape, bool)
+    values = metrics.PROTOCOLS["masked"].compare(TRUTH, ESTIMATE, everywhere)
+    assert values["psnr"] == pytest.approx(peak_signal_noise_ratio(TRUTH, ESTIMATE, data_range=data_range))
+    full = structural_similarity(TRUTH, ESTIMATE, data_range=data_range, full=True)[1]
+    assert values["ssim"] == pytest.approx(full.mean(), rel=1e-5)
+
+
+def test_masked_looks_inside_only():
+    mask = np.zeros(TRUTH.shape, bool)
+    mask[3:8, 3:8, 3:8] = True
+    spoiled = np.where(mask, ESTIMATE, 1e6).astype(np.float32)
+    for name in ("psnr", "mae", "mse"):
+        inside = metrics.PROTOCOLS["masked"].compare(TRUTH, ESTIMATE, mask)[name]
+        assert metrics.PROTOCOLS["masked"].compare(TRUTH, spoiled, mask)[name] == inside
+
+
+def test_sanchez2018_protocol_by_hand():
+    truth, estimate = np.zeros((8, 8, 8), np.float32), np.zeros((8, 8, 8), np.float32)
+    truth[0, 0, 0], estimate[0, 0, 0], estimate[7, 7, 7] = 10, 6, 40
+    mask = np.ones(truth.shape, bool)
+    mask[7, 7, 7] = False  # does not count, but widens the range to 40
+    values = metrics.PROTOCOLS["sanchez2018"].compare(truth, estimate, mask)
+    assert values["mse"] == pytest.approx(16 / 512)
+    assert values["psnr"] == pytest.approx(10 * np.log10(1600 / (16 / 512)))
+
+
+@golden.needs_golden
+@pytest.mark.parametrize("number", [0, 1])
+def test_sanchez2018_protocol_against_the_program(number):
+    """The program's own scores of two volumes that formulae give."""
+    case = golden.case("data")["metrics"][number]
+    first, second = (f(case["shape"], np.float64)[..., 0] for f in (golden.volume, golden.volume2))
+    truth = np.maximum(0, 100 + 300 * first)
+    estimate = np.maximum(0, 90 + 290 * (0.9 * first + 0.1 * second)) - 20
+    values = metrics.PROTOCOLS["sanchez2018"].compare(truth, estimate, second > -0.5)
+    assert values["psnr"] == pytest.approx(case["psnr"], rel=1e-6)
+    assert values["ssim"] == pytest.approx(case["ssim"], rel=1e-6)
+
+
+def test_foreground_of_a_stripped_scan_is_what_is_not_zero_with_holes_filled():
+    data = np.zeros((20, 20, 20), np.float32)
+    data[4:16, 4:16, 4:16] = 50
+    data[9, 9, 9] = 0
+    data[0, 0, 0] = 50
+    mask = metrics.foreground_mask(data)
+    assert mask.sum() == 12**3
+    assert mask[9, 9, 9]
+
+
+def test_foreground_of_a_scan_with_noise_around_the_head():
+    data = RNG.uniform(1, 10, (20, 20, 20)).astype(np.float32)
+    data[4:16, 4:16, 4:16] += 100
+    assert metrics.foreground_mask(data).sum() == 12**3
+
+
+def test_constant_truth_has_no_range():
+    with pytest.raises(DataError, match="constant"):
+        metrics.PROTOCOLS["masked"].compare(np.ones((8, 8, 8)), np.ones((8, 8, 8)), np.ones((8, 8, 8), bool))
+
+
+@pytest.mark.parametrize("method", baselines.ORDERS)
+def test_interpolation_at_the_voxels_themselves_returns_them(method):
+    np.testing.assert_allclose(baselines.interpolate(TRUTH, GridMap.identity(), TRUTH.shape, method), TRUTH, atol=1e-3)
+
+
+def test_linear_interpolation_by_hand():
+    data = np.array([0.0, 10, 20, 30], np.float32).reshape(1, 1, 4)
+    doubled = baselines.interpolate(data, GridMap.block_average((1, 1, 2)).inverse(), (1, 1, 8), "linear")
+    np.testing.assert_allclose(doubled[0, 0], [0, 2.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30])
+    decimated = baselines.interpolate(data, GridMap.decimation((1, 1, 2)).inverse(), (1, 1, 8), "linear")
+    np.testing.assert_allclose(decimated[0, 0], [0, 5, 10, 15, 20, 25, 30, 30])
+
+
+def test_cubic_spline_reproduces_a_cubic_polynomial():
+    place = np.arange(40.0)
+    data = (0.001 * place**3 - 0.05 * place**2 + place).astype(np.float32).reshape(1, 1, 40)
+    doubled = baselines.interpolate(data, GridMap.decimation((1, 1, 2)).inverse(), (1, 1, 80), "cubic")
+    fine = np.arange(80) / 2
+    expected = 0.001 * fine**3 - 0.05 * fine**2 + fine
+    np.testing.assert_allclose(doubled[0, 0, 20:60], expected[20:60], atol=1e-3)

@@ -1,0 +1,186 @@
+import gzip
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests import scans
+from tf_mrsr.errors import OutputError, VolumeError
+from tf_mrsr.volume import HeaderFacts, Volume, read_volume, write_volume
+
+DATA = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_round_trip(tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    write_volume(Volume(DATA, scans.OBLIQUE, HeaderFacts(sform_code=4, qform_code=1)), path)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.data, DATA)
+    np.testing.assert_allclose(volume.affine, scans.OBLIQUE, atol=1e-5)
+    assert volume.header == HeaderFacts(4, 1)
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.float32
+    assert image.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(image.get_qform(), scans.OBLIQUE, atol=1e-4)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_slope_and_intercept_are_applied(tmp_path):
+    image = nib.Nifti1Image(DATA.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, tmp_path / "scan.nii")
+    raw = np.asarray(nib.load(tmp_path / "scan.nii").dataobj)
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").data, raw)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">f4", "<f8"])
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+def test_types_and_byte_orders(tmp_path, dtype, image_class):
+    data = (DATA % 200).astype(dtype)
+    header = image_class.header_class(endianness=np.dtype(dtype).byteorder.replace("|", "<"))
+    header.set_data_dtype(dtype)
+    nib.save(image_class(data, scans.OBLIQUE, header), tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(volume.data, data.astype(np.float32))
+    np.testing.assert_allclose(volume.affine, scans.OBLIQUE, atol=1e-5)
+
+
+def test_single_frame_of_a_series_is_squeezed(tmp_path):
+    assert read_volume(scans.save(tmp_path / "scan.nii.gz", DATA[..., None])).shape == DATA.shape
+
+
+@pytest.mark.parametrize(("unit", "millimetres"), [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)])
+def test_units_become_millimetres(tmp_path, unit, millimetres):
+    image = nib.Nifti1Image(DATA, np.diag([2.0, 3, 4, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").spacing_mm, np.array([2, 3, 4]) * millimetres)
+
+
+def test_qform_is_used_without_sform_and_its_code_is_kept(tmp_path):
+    image = nib.Nifti1Image(DATA, None)
+    image.set_sform(None, 0)
+    image.set_qform(scans.OBLIQUE, 1)
+    nib.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    np.testing.assert_allclose(volume.affine, scans.OBLIQUE, atol=1e-4)
+    assert volume.header == HeaderFacts(1, 1)
+
+
+def test_a_qform_that_says_something_else_is_not_claimed_for_the_sform(tmp_path):
+    image = nib.Nifti1Image(DATA, None)
+    image.set_sform(scans.OBLIQUE, 4)
+    image.set_qform(np.diag([2.0, 2, 2, 1]), 1)
+    nib.save(image, tmp_path / "scan.nii")
+    assert read_volume(tmp_path / "scan.nii").header == HeaderFacts(4, 0)
+
+
+def test_sheared_affine_is_written_without_a_qform(tmp_path):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.2
+    write_volume(Volume(DATA, sheared), tmp_path / "scan.nii")
+    image = nib.load(tmp_path / "scan.nii")
+    np.testing.assert_allclose(image.affine, sheared, atol=1e-6)
+    assert image.header["qform_code"] == 0
+
+
+def test_nothing_private_is_carried_over(tmp_path):
+    image = nib.Nifti1Image(DATA, np.eye(4))
+    for field, size in (("descrip", 80), ("db_name", 18), ("aux_file", 24), ("intent_name", 16)):
+        image.header[field] = b"CanaryName"[:size]
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"CanaryName"))
+    nib.save(image, tmp_path / "scan.nii")
+    write_volume(read_volume(tmp_path / "scan.nii"), tmp_path / "out.nii")
+    assert b"CanaryName" in (tmp_path / "scan.nii").read_bytes()
+    assert b"CanaryName" not in (tmp_path / "out.nii").read_bytes()
+
+
+def test_nan(tmp_path):
+    data = DATA.copy()
+    data[1, 2, 3], data[0, 0, 0] = np.nan, -np.inf
+    path = scans.save(tmp_path / "scan.nii.gz", data)
+    with pytest.raises(VolumeError, match=r"scan\.nii\.gz: 2 voxels are NaN.*--nan zero"):
+        read_volume(path)
+    zeroed = read_volume(path, nan="zero").data
+    assert zeroed[1, 2, 3] == zeroed[0, 0, 0] == 0
+    assert zeroed[4, 5, 6] == DATA[4, 5, 6]
+
+
+def _damaged(tmp_path, name, change):
+    """The bytes of a good file, changed, under ``name``."""
+    good = scans.save(tmp_path / "good.nii", DATA).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(change(good))
+    return path
+
+
+def _flip(content, position):
+    content = bytearray(content)
+    content[position] ^= 0x10
+    return bytes(content)
+
+
+def _header(**fields):
+    def change(content):
+        header = nib.Nifti1Header(content[:348], check=False)
+        for name, value in fields.items():
+            header[name] = value
+        return header.binaryblock + content[348:]
+
+    return change
+
+
+BAD = {
+    "empty.nii": (lambda c: b"", "empty"),
+    "text.nii.gz": (lambda c: b"this is no image at all" * 40, "no NIfTI header"),
+    "short.nii": (lambda c: c[:100], "no NIfTI header"),
+    "truncated.nii": (lambda c: c[:-10], "truncated"),
+    "truncated.nii.gz": (lambda c: gzip.compress(c)[:-20], "damaged gzip"),
+    "inner.nii.gz": (lambda c: gzip.compress(c[:-10]), "truncated"),
+    "flipped.nii.gz": (lambda c: _flip(gzip.compress(c), 200), "damaged gzip"),
+    "crc.nii.gz": (lambda c: _flip(gzip.compress(c), -6), "damaged gzip"),
+    "trailing.nii.gz": (lambda c: gzip.compress(c + bytes(2**21)), "far more data"),
+    "absurd.nii": (_header(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "promises"),
+    "negative.nii": (_header(dim=[3, -5, 6, 7, 1, 1, 1, 1]), "dimensions"),
+    "ndim.nii": (_header(dim=[9, 5, 6, 7, 1, 1, 1, 1]), "dimensions"),
+    "flat.nii": (_header(dim=[2, 5, 6, 1, 1, 1, 1, 1]), "dimensions"),
+    "series.nii": (_header(dim=[4, 5, 6, 7, 3, 1, 1, 1]), "several volumes"),
+    "zero_pixdim.nii": (_header(pixdim=[1, 0, 1, 1, 0, 0, 0, 0]), "pixdim"),
+    "nan_pixdim.nii": (_header(pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0]), "pixdim"),
+    "rgb.nii": (_header(datatype=128, bitpix=24), "RGB"),
+    "complex.nii": (_header(datatype=32, bitpix=64), "complex"),
+    "unknown_type.nii": (_header(datatype=9999), "voxel type"),
+    "offset.nii": (_header(vox_offset=1e9), "vox_offset"),
+    "nan_affine.nii": (_header(srow_x=[np.nan, 0, 0, 0]), "affine"),
+    "singular.nii": (_header(srow_x=[0, 0, 0, 0]), "singular"),
+    "pair.nii": (_header(magic=b"ni1"), "single-file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused_by_name_with_the_fault(tmp_path, name):
+    change, word = BAD[name]
+    path = _damaged(tmp_path, name, change)
+    with pytest.raises(VolumeError, match=word) as caught:
+        read_volume(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_good_file_passes_the_same_way(tmp_path):
+    np.testing.assert_array_equal(read_volume(_damaged(tmp_path, "same.nii", lambda c: c)).data, DATA)
+
+
+def test_output_is_protected(tmp_path):
+    path = tmp_path / "out.nii.gz"
+    volume = Volume(DATA, np.eye(4))
+    write_volume(volume, path)
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_volume(volume, path)
+    write_volume(volume, path, overwrite=True)
+    with pytest.raises(OutputError, match="must end in"):
+        write_volume(volume, tmp_path / "out.mgz")
+    with pytest.raises(OutputError, match="does not exist"):
+        write_volume(volume, tmp_path / "nowhere" / "out.nii")

@@ -1,0 +1,131 @@
+import pytest
+import yaml
+
+from tf_mrsr import networks, recipe
+from tf_mrsr.errors import RecipeError
+
+PAPER = [f"sanchez2018_srgan3d_x{f}_{u}" for f in (2, 4) for u in ("resize", "subpixel", "subpixel_nn")]
+
+
+def test_the_papers_experiments_and_their_program_twins_are_there():
+    assert set(PAPER) | {f"{name}_code" for name in PAPER} <= set(recipe.names())
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_loads_builds_and_survives_yaml(name):
+    loaded = recipe.load(name)
+    assert loaded.name == name
+    assert recipe.from_mapping(yaml.safe_load(loaded.to_yaml())) == loaded
+    generator = networks.build(loaded.network.name, "generator", loaded.network.generator)
+    factors = loaded.training_degradation().factors
+    low = (None, *loaded.low_patch_shape(), 1)
+    assert generator.compute_output_shape(low) == (None, *(n * f for n, f in zip(low[1:4], factors, strict=True)), 1)
+    assert loaded.departures
+
+
+def test_the_papers_numbers():
+    """Table 1 and section 3, written out."""
+    table = {(2, "cubic"): (38.06, 0.9848), (2, "resize"): (39.11, 0.9913), (2, "subpixel"): (39.09, 0.9898)}
+    table |= {(2, "subpixel_nn"): (39.28, 0.9849), (4, "cubic"): (31.76, 0.9412), (4, "resize"): (33.33, 0.9688)}
+    table |= {(4, "subpixel"): (32.86, 0.9638), (4, "subpixel_nn"): (33.58, 0.9582)}
+    for name in PAPER:
+        loaded = recipe.load(name)
+        factor, upsampling = (loaded.network.generator[key] for key in ("scale_factor", "upsampling"))
+        for method, key in (("cubic", "cubic"), ("network", upsampling)):
+            assert tuple(loaded.reported[method].values()) == table[factor, key]
+        stage = loaded.stages[0]
+        assert loaded.patches.shape == (128, 128, 92)
+        assert loaded.patches.step == (112, 112, 76)
+        assert loaded.batch_size == 2
+        assert (stage.generator.optimizer.learning_rate, stage.discriminator.optimizer.learning_rate) == (1e-5, 1e-4)
+        assert stage.generator.adversarial.weight == 1e-3 / 2
+        assert stage.generator.adversarial.scores == stage.discriminator.adversarial.scores == "probability"
+
+
+def test_the_programs_numbers():
+    for name in PAPER:
+        loaded = recipe.load(f"{name}_code")
+        stage = loaded.stages[0]
+        assert loaded.patches.step == (96, 96, 60)
+        assert [term.loss for term in stage.generator.content] == ["sum_squared_error", "gradient_difference_sum"]
+        assert stage.generator.adversarial.weight == 0.1
+        assert stage.generator.batch_norm_updates == 2
+        bounds = stage.discriminator.adversarial
+        assert bounds.real_labels == bounds.generated_labels == stage.generator.adversarial.labels == (0.7, 1.2)
+        assert stage.generator.optimizer.learning_rate == stage.discriminator.optimizer.learning_rate == 1e-4
+        assert loaded.testing_degradation().order == 3
+        assert loaded.network.generator.get("output_activation") == ("tanh" if "resize" in name else None)
+
+
+def test_the_three_upsamplings_differ_in_nothing_else():
+    """Files of one factor are the same but for name, up-sampling, reported numbers."""
+    for suffix in ("", "_code"):
+        for factor in (2, 4):
+            contents = []
+            for upsampling in ("resize", "subpixel", "subpixel_nn"):
+                loaded = recipe.load(f"sanchez2018_srgan3d_x{factor}_{upsampling}{suffix}")
+                content = yaml.safe_load(loaded.to_yaml())
+                for key in ("name", "reported"):
+                    content.pop(key)
+                content["network"]["generator"].pop("upsampling")
+                content["network"]["generator"].pop("output_activation", None)
+                contents.append(content)
+            assert contents[0] == contents[1] == contents[2]
+
+
+def test_set_changes_one_value():
+    changed = recipe.load(PAPER[0], ["patches.shape=[64, 64, 32]", "stages.0.generator.optimizer.learning_rate=1e-3"])
+    assert changed.patches.shape == (64, 64, 32)
+    assert changed.stages[0].generator.optimizer.learning_rate == 0.001
+    assert changed.stages[0].discriminator == recipe.load(PAPER[0]).stages[0].discriminator
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("patchs.shape=[1,2,3]", "no 'patchs.shape'"),
+        ("patches.shap=[64,64,64]", "unknown key patches.shap; did you mean 'shape'"),
+        ("patches.shape=[64,64]", "patches.shape must have 3 items"),
+        ("patches.shape=[63,64,64]", "divisible"),
+        ("patches.kind=random", "per_volume is needed"),
+        ("batch_size=two", "batch_size must be of type int"),
+        ("batch_size=0", "batch_size must be 1"),
+        ("batch_size=true", "batch_size must be of type int"),
+        ("degradation.factor=4", "scale_factor is 2"),
+        ("degradation.kind=blur", "degradation.kind is 'blur'"),
+        ("degradation.sigm=2", "did you mean 'sigma'"),
+        ("intensity.kind=zscore", "intensity.kind"),
+        ("intensity.per=patch", "needs patches.degrade 'patch'"),
+        ("stages.0.epochs=0", "epochs must be 1"),
+        ("stages.3.epochs=1", "no 'stages.3.epochs'"),
+        ("stages.0.discriminator=null", "go together"),
+        ("stages.0.generator.optimizer.learning_rate=-1", "over 0"),
+        ("stages.0.generator.optimizer.learning_rate=.nan", "over 0"),
+        ("stages.0.generator.content=[]", "one loss"),
+        ("evaluation.protocol=mine", "evaluation.protocol"),
+        ("nonsense", "expected key=value"),
+        ("batch_size=[", "not valid YAML"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_key(override, words):
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("sanchez2018_srgan3d_x2_resize", [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'sanchez2018_srgan3d_x2_subpixel_nn'"):
+        recipe.load("sanchez2018_srgan3d_x2_subpixelnn")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        recipe.load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1, 2\nb: {")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        recipe.load(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    with pytest.raises(RecipeError, match="must be a mapping"):
+        recipe.load(tmp_path / "list.yaml")
+    with pytest.raises(RecipeError, match="unknown network"):
+        networks.build("sanchez2019", "generator", {})
+    with pytest.raises(RecipeError, match=r"network\.generator"):
+        networks.build("sanchez2018", "generator", {"scale": 3})
