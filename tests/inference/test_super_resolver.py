@@ -103,6 +103,19 @@ def test_one_graph_for_all_shapes():
     assert resolver.__call__.experimental_get_tracing_count() == 1
 
 
+def test_update_takes_over_weights_without_a_new_graph():
+    keras.utils.set_random_seed(1)
+    resolver = SuperResolver(sanchez2018.generator(2, "subpixel", 8, 2), MAPS[2], "half_max")
+    volume = scans.blobs((9, 10, 8), np.eye(4)) + 1
+    before = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    resolver.update(trained_looking(2, "subpixel"))
+    after = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    fresh = SuperResolver(trained_looking(2, "subpixel"), MAPS[2], "half_max")(volume, np.eye(4), UNLIMITED)
+    np.testing.assert_allclose(after, fresh["volume"], rtol=1e-5)
+    assert not np.allclose(before, after)
+    assert resolver.__call__.experimental_get_tracing_count() == 1
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     loaded = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn")

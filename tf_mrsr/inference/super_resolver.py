@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_mrsr import intensity
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference.tiling import plan, tile
-from tf_mrsr.networks.structure import POINTWISE, fold_batch_norm, reach, split
+from tf_mrsr.networks.structure import POINTWISE, assign_folded, fold_batch_norm, reach, split
 
 UNLIMITED = 2**62
 
@@ -31,7 +31,7 @@ class SuperResolver(tf.Module):
 
     def __init__(self, generator: keras.Model, grid_map: GridMap, intensity_kind: str) -> None:
         super().__init__(name="super_resolver")
-        folded = fold_batch_norm(generator)
+        self._folded = folded = fold_batch_norm(generator)
         # Keras variables are not tracked by tf.Module, their TensorFlow variables are.
         self.network_variables = [variable.value for variable in folded.weights]
         self._trunk, self._tail = split(folded)
@@ -43,6 +43,10 @@ class SuperResolver(tf.Module):
         self._output_bytes = 4 * _product(reach(folded).scale)
         self._grid_matrix = grid_map.matrix()
         self._intensity_kind = intensity_kind
+
+    def update(self, generator: keras.Model) -> None:
+        """Takes over the weights of a generator of the same build, which may compute in another precision."""
+        assign_folded(generator, self._folded)
 
     @tf.function(
         input_signature=[

@@ -130,6 +130,13 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         return args[0] if layer.name in folded else layer(*args, **kwargs)
 
     copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    assign_folded(model, copy)
+    return copy
+
+
+def assign_folded(model: keras.Model, copy: keras.Model) -> None:
+    """Gives ``copy``, which ``fold_batch_norm`` made of a model of the same build, the weights of ``model``."""
+    folded = {norm.name: convolution.name for norm, convolution in _norms_behind_convolutions(model)}
     for layer in model.layers:
         if layer.weights and layer.name not in folded and layer.name not in folded.values():
             copy.get_layer(layer.name).set_weights(layer.get_weights())
@@ -142,7 +149,6 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         shifted = (bias[0] if bias else 0.0) - norm.moving_mean.numpy()
         new_bias = gain * shifted + (norm.beta.numpy() if norm.center else 0.0)
         copy.get_layer(convolution_name).set_weights([kernel * gain, new_bias])
-    return copy
 
 
 def _norms_behind_convolutions(model: keras.Model) -> list[tuple[layers.Layer, layers.Layer]]:

@@ -78,6 +78,9 @@ class Trainer:
         ).tolist()
         with self._strategy.scope():
             self._build()
+        if validation is not None:
+            generator = networks.build(recipe.network.name, "generator", recipe.network.generator)
+            self._resolver = resolver_for(recipe, generator)
 
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
@@ -207,7 +210,9 @@ class Trainer:
 
     def _validate(self, step: int) -> None:
         with self._inference_statistics():
-            scores = self._validation.measure(resolver_for(self._recipe, self.generator))
+            # One graph for the whole run, and float32 as in prediction whatever the training's precision.
+            self._resolver.update(self.generator)
+            scores = self._validation.measure(self._resolver)
             self._validation_log.write(step, scores)
             self._board.write(step, scores)
             if scores["psnr"] > float(self._best_psnr):
