@@ -1,4 +1,6 @@
-"""What Keras lacks: the 3D pixel shuffle and the initialiser that makes a deconvolution start as nearest-neighbour."""
+"""What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, and the initialiser that makes a
+deconvolution start as nearest-neighbour.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,31 @@ class PixelShuffle3D(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "factors": self.factors}
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class TakeChannel(keras.layers.Layer):
+    """One channel of several: (batch, ..., c) -> (batch, ..., 1).
+
+    Args:
+        index: number of the channel, from 0.
+    """
+
+    def __init__(self, index: int = 0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.index = index
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs[..., self.index : self.index + 1]
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        *space, channels = input_shape
+        if channels is None or not 0 <= self.index < channels:
+            raise ValueError(f"there is no channel {self.index} among {channels}")
+        return (*space, 1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "index": self.index}
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")

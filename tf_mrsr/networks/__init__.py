@@ -14,7 +14,7 @@ import keras
 
 from tf_mrsr.errors import RecipeError
 
-NAMES = ("sanchez2018",)
+NAMES = ("li2017", "sanchez2017", "sanchez2018", "taloma2020")
 
 
 def build(network: str, part: str, arguments: Mapping[str, Any], precision: str = "float32") -> keras.Model:

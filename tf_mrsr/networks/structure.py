@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
-from tf_mrsr.layers import PixelShuffle3D
+from tf_mrsr.layers import PixelShuffle3D, TakeChannel
 
 TRUNK_END = "trunk_end"
 
 _CONVOLUTIONS = (layers.Conv2D, layers.Conv3D)
+_DECONVOLUTIONS = (layers.Conv2DTranspose, layers.Conv3DTranspose)
 POINTWISE = (
     layers.Activation,
     layers.Add,
@@ -23,6 +25,7 @@ POINTWISE = (
     layers.InputLayer,
     layers.LeakyReLU,
     layers.ReLU,
+    TakeChannel,
 )
 
 
@@ -82,7 +85,7 @@ def reach(model: keras.Model) -> Reach:
 
 def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -> tuple[float, float, float]:
     scale, low, high = span
-    if isinstance(layer, (layers.Conv2DTranspose, layers.Conv3DTranspose)):
+    if isinstance(layer, _DECONVOLUTIONS):
         kernel, stride = layer.kernel_size[axis], layer.strides[axis]
         # Output o sees inputs (o + front - k) / stride for k = 0 ... kernel - 1, with "same" cropping in front.
         front = max(kernel - stride, 0) // 2
@@ -148,16 +151,22 @@ def assign_folded(model: keras.Model, copy: keras.Model) -> None:
             gain = gain * norm.gamma.numpy()
         shifted = (bias[0] if bias else 0.0) - norm.moving_mean.numpy()
         new_bias = gain * shifted + (norm.beta.numpy() if norm.center else 0.0)
-        copy.get_layer(convolution_name).set_weights([kernel * gain, new_bias])
+        # Output channels are a convolution's last kernel axis, and a deconvolution's last but one.
+        kernel_gain = gain[:, None] if isinstance(convolution, _DECONVOLUTIONS) else gain
+        copy.get_layer(convolution_name).set_weights([kernel * kernel_gain, new_bias])
 
 
 def _norms_behind_convolutions(model: keras.Model) -> list[tuple[layers.Layer, layers.Layer]]:
+    # The model's own nodes: a layer that a part of the model shares (``split``) has others besides.
+    nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
+    readers = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     pairs = []
-    for layer in model.layers:
-        if not isinstance(layer, layers.BatchNormalization):
+    for node in nodes:
+        if not isinstance(node.operation, layers.BatchNormalization):
             continue
-        source = layer.input._keras_history.operation
-        linear = isinstance(source, _CONVOLUTIONS) and source.activation is keras.activations.linear
-        if linear and len(source._outbound_nodes) == 1:
-            pairs.append((layer, source))
+        (tensor,) = node.input_tensors
+        source = tensor._keras_history.operation
+        linear = isinstance(source, _CONVOLUTIONS + _DECONVOLUTIONS) and source.activation is keras.activations.linear
+        if linear and readers[id(tensor)] == 1:
+            pairs.append((node.operation, source))
     return pairs
