@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_mrsr.errors import GeometryError
-from tf_mrsr.geometry import GridMap, check_affine, has_shear, voxel_spacing_mm
+from tf_mrsr.geometry import GridMap, check_affine, has_shear, slices_last, voxel_spacing_mm
+from tf_mrsr.volume import Volume
 
 SPACING_5MM = np.diag([1.0, 1.0, 5.0, 1.0])
 
@@ -84,6 +85,36 @@ def test_shear():
     sheared[0, 1] = 0.1
     assert has_shear(sheared)
     assert not has_shear(np.diag([-1.0, 2, 3, 1]))
+
+
+@pytest.mark.parametrize(
+    ("affine", "order"),
+    [
+        (np.diag([1.0, 1, 3, 1]), (0, 1, 2)),
+        (np.diag([3.0, 1, 1, 1]), (1, 2, 0)),
+        (np.diag([-1.0, 1, 1, 1]), (0, 1, 2)),  # cubes: the axis closest to superior-inferior
+        (np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]), (2, 0, 1)),
+        (np.array([[0, 0, 1.0, 0], [1.02, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]), (2, 0, 1)),  # 2 % is no thick axis
+        (np.array([[0, 1.0, 0, 0], [1, 0, 0, 0], [0, 0, 6, 0], [0, 0, 0, 1]]), (1, 0, 2)),
+    ],
+)
+def test_slices_last(affine, order):
+    assert slices_last(affine) == order
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from([0.8, 1.0, 3.0]), min_size=3, max_size=3))
+def test_reordered_axes_name_the_same_places(seed, spacing):
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = _rotation(rng) * spacing
+    affine[:3, 3] = rng.normal(0, 50, 3)
+    volume = Volume(rng.normal(size=(2, 3, 4)), affine)
+    turned = volume.with_axes(slices_last(affine))
+    assert slices_last(turned.affine) == (0, 1, 2)
+    index = np.array([1, 2, 3])
+    moved = index[list(slices_last(affine))]
+    assert volume.data[tuple(index)] == turned.data[tuple(moved)]
+    np.testing.assert_allclose(turned.affine @ [*moved, 1], affine @ [*index, 1], atol=1e-9)
 
 
 @pytest.mark.parametrize("arguments", [((0, 1, 1), (0, 0, 0)), ((1, 1), (0, 0, 0)), ((1, 1, 1), (0, np.nan, 0))])

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,6 +33,24 @@ def test_gradient_difference_in_two_dimensions():
 
 def test_least_squares_by_hand():
     assert losses.least_squares(tf.constant([[1.0], [3.0]]), tf.constant([[1.0], [1.0]])).numpy() == 2
+
+
+def test_total_variation_is_along_z_alone():
+    grid = tf.constant(np.arange(8.0).reshape(1, 2, 2, 2, 1), tf.float32)
+    # Four steps of 1 along z over eight voxels; steps of 2 and 4 along y and x do not count.
+    assert losses.total_variation_z(grid, grid).numpy() == 4 / 8
+
+
+def test_binary_cross_entropy_by_hand():
+    logits, labels = tf.constant([[0.0], [2.0]]), tf.constant([[1.0], [0.0]])
+    expected = (np.log(2) + np.log(1 + np.exp(2))) / 2
+    assert losses.binary_cross_entropy(logits, labels).numpy() == pytest.approx(expected)
+
+
+def test_squared_weights_are_those_of_kernels():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.array([[3.0], [4.0]]), np.array([100.0])])
+    assert losses.squared_weights(model).numpy() == 25
 
 
 def test_labels():

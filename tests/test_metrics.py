@@ -48,6 +48,23 @@ def test_sanchez2018_protocol_by_hand():
     assert values["psnr"] == pytest.approx(10 * np.log10(1600 / (16 / 512)))
 
 
+def test_li2017_protocol_by_hand():
+    """On 0 ... 255 whatever the scan's own scale."""
+    truth = np.linspace(100, 300, 512).reshape(8, 8, 8).astype(np.float32)
+    values = metrics.PROTOCOLS["li2017"].compare(truth, truth + 20, np.zeros(truth.shape, bool))
+    assert values["mse"] == pytest.approx((20 * 255 / 200) ** 2, rel=1e-5)
+    assert values["psnr"] == pytest.approx(20 * np.log10(10), rel=1e-5)
+
+
+def test_extreme_scales_overflow_nowhere():
+    values = [
+        metrics.PROTOCOLS["masked"].compare(TRUTH * s, ESTIMATE * s, np.ones(TRUTH.shape, bool))
+        for s in (np.float32(1), np.float32(1e36), np.float32(1e-30))
+    ]
+    for name in ("psnr", "ssim"):
+        assert values[0][name] == pytest.approx(values[1][name], rel=1e-4) == pytest.approx(values[2][name], rel=1e-4)
+
+
 @golden.needs_golden
 @pytest.mark.parametrize("number", [0, 1])
 def test_sanchez2018_protocol_against_the_program(number):

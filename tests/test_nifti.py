@@ -155,6 +155,10 @@ BAD = {
     "offset.nii": (_header(vox_offset=1e9), "vox_offset"),
     "nan_affine.nii": (_header(srow_x=[np.nan, 0, 0, 0]), "affine"),
     "singular.nii": (_header(srow_x=[0, 0, 0, 0]), "singular"),
+    "no_type.nii": (_header(datatype=0), "of no type"),
+    "unit.nii": (_header(xyzt_units=5), "unknown unit"),
+    "code.nii": (_header(sform_code=99), "unknown sform_code 99"),
+    "huge_slope.nii": (_header(scl_slope=1e38), "beyond float32"),
     "pair.nii": (_header(magic=b"ni1"), "single-file"),
 }
 

@@ -50,6 +50,17 @@ def test_the_programs_order_is_patch_measure_degrade(cohort):
     np.testing.assert_allclose(low_res[..., 0], expected, atol=1e-6)
 
 
+def test_whole_axes_are_as_long_as_the_shortest_scan(cohort, tmp_path):
+    short = scans.save(tmp_path / "short.nii.gz", scans.blobs((24, 22, 16), np.eye(4)) + 1)
+    chosen = recipe.load("li2017_3dsrcnn_r3", ["patches.shape=[12,12,0]", "patches.step=[12,12,0]", "batch_size=1"])
+    pairs = PatchPairs([*cohort, short], chosen, seed=0)
+    assert pairs.patch_shape == (12, 12, 15)
+    low_res, high_res = pairs.batch(0)
+    assert (low_res.shape, high_res.shape) == ((1, 12, 12, 5, 1), (1, 12, 12, 15, 1))
+    # Two by two in plane; along the slices 15 of 20 take two patches, of 16 one.
+    assert pairs.steps_per_epoch == 4 * (2 + 2 + 2 + 1)
+
+
 def test_an_epoch_has_every_patch_once(cohort):
     pairs = PatchPairs(cohort, grid_recipe("batch_size=1"), seed=3)
     first, second = (

@@ -3,6 +3,7 @@ import yaml
 
 from tf_mrsr import networks, recipe
 from tf_mrsr.errors import RecipeError
+from tf_mrsr.inference import models
 
 PAPER = [f"sanchez2018_srgan3d_x{f}_{u}" for f in (2, 4) for u in ("resize", "subpixel", "subpixel_nn")]
 
@@ -16,10 +17,15 @@ def test_every_recipe_loads_builds_and_survives_yaml(name):
     loaded = recipe.load(name)
     assert loaded.name == name
     assert recipe.from_mapping(yaml.safe_load(loaded.to_yaml())) == loaded
-    generator = networks.build(loaded.network.name, "generator", loaded.network.generator)
     factors = loaded.training_degradation().factors
-    low = (None, *loaded.low_patch_shape(), 1)
-    assert generator.compute_output_shape(low) == (None, *(n * f for n, f in zip(low[1:4], factors, strict=True)), 1)
+    generator = models.build_generator(loaded)  # raises if it does not enlarge by the factors
+    assert generator.compute_output_shape((None, 8, 9, 10, 1)) == (
+        None,
+        8 * factors[0],
+        9 * factors[1],
+        10 * factors[2],
+        1,
+    )
     assert loaded.departures
 
 
@@ -103,6 +109,17 @@ def test_set_changes_one_value():
         ("stages.0.generator.optimizer.learning_rate=.nan", "over 0"),
         ("stages.0.generator.content=[]", "one loss"),
         ("evaluation.protocol=mine", "evaluation.protocol"),
+        ("stages.0.generator.optimizer.beta_1=1.5", "under 1"),
+        ("stages.0.generator.optimizer.epsilon=.inf", "finite"),
+        ("stages.0.generator.content.0.weight=-1", "content weight must be 0 or more"),
+        ("stages.0.discriminator.adversarial.real_labels=[.nan, 1]", "two finite numbers"),
+        ("degradation.sigma=abc", "degradation.sigma must be a number"),
+        ("degradation.sigma=0", "sigma must be over 0"),
+        ("stages.0.generator.adversarial.loss=binary_cross_entropy", "set adversarial.scores to logits"),
+        ("axes=slices_first", "axes is 'slices_first'"),
+        ("evaluation.baselines=[sinc]", "evaluation.baselines"),
+        ("patches.per_volume=99999999999", "belongs to patches.kind 'random'"),
+        ("batch_size={a: 1, a: 2}", "not valid YAML"),
         ("nonsense", "expected key=value"),
         ("batch_size=[", "not valid YAML"),
     ],
@@ -122,10 +139,49 @@ def test_unknown_names(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1, 2\nb: {")
     with pytest.raises(RecipeError, match="not valid YAML"):
         recipe.load(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("name: a\nname: b\n")
+    with pytest.raises(RecipeError, match=r"not valid YAML.*stands twice"):
+        recipe.load(tmp_path / "twice.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
     with pytest.raises(RecipeError, match="must be a mapping"):
         recipe.load(tmp_path / "list.yaml")
     with pytest.raises(RecipeError, match="unknown network"):
         networks.build("sanchez2019", "generator", {})
-    with pytest.raises(RecipeError, match=r"network\.generator"):
+    with pytest.raises(RecipeError, match=r"network\.generator: sanchez2018 has no 'scale'"):
         networks.build("sanchez2018", "generator", {"scale": 3})
+    for wrong in ("abc", True, 2.0):
+        with pytest.raises(RecipeError, match=r"network\.generator\.filters must be a whole number"):
+            networks.build("sanchez2018", "generator", {"filters": wrong})
+
+
+def test_li2017():
+    """Section 3 and equation 7, written out."""
+    loaded = recipe.load("li2017_3dsrgan_r3")
+    stage = loaded.stages[0]
+    assert loaded.training_degradation().factors == (1, 1, 3)
+    assert stage.epochs == 25
+    for part, rate in ((stage.generator, 1e-2), (stage.discriminator, 1e-3)):
+        spec = part.optimizer
+        assert (spec.learning_rate, spec.beta_1, spec.beta_2, spec.epsilon) == (rate, 0.9, 0.999, 1e-8)
+        assert spec.decay_per_epoch == 0.99
+    weights = {term.loss: term.weight for term in stage.generator.content}
+    assert weights == {"mean_squared_error": 1, "total_variation_z": 1e-8}
+    assert stage.generator.adversarial.weight == 0.1
+    assert stage.generator.weight_regularization == 1e-5
+    assert stage.generator.adversarial.labels == stage.discriminator.adversarial.real_labels == (0, 0)
+    assert stage.discriminator.adversarial.generated_labels == (1, 1)
+    assert stage.discriminator.adversarial.weight == 0.5
+
+
+@pytest.mark.parametrize("factor", [2, 4, 5])
+def test_li2017_takes_any_factor(factor):
+    changed = recipe.load("li2017_3dsrcnn_r3", [f"degradation.factor={factor}"])
+    assert models.build_generator(changed).compute_output_shape((1, 9, 9, 9, 1)) == (1, 9, 9, 9 * factor, 1)
+
+
+def test_a_network_that_enlarges_otherwise_is_refused():
+    wrong = recipe.load(
+        "sanchez2018_srgan3d_x2_resize", ["network.generator={upsampling: resize}", "degradation.factor=[2,2,4]"]
+    )
+    with pytest.raises(RecipeError, match="enlarges by"):
+        models.build_generator(wrong)

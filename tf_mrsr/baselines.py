@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from tf_mrsr.geometry import GridMap
 
-# B-spline orders; 1 is linear, 3 the cubic spline of the sanchez2018 paper. Prefiltered, so they interpolate.
-ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
+# B-spline orders; 3 is the cubic spline of the sanchez2018 paper, 4 the "4th B-spline" of li2017's. Prefiltered, so
+# they interpolate.
+ORDERS = {"nearest": 0, "linear": 1, "cubic": 3, "bspline4": 4}
 
 
 def interpolate(data: np.ndarray, grid_map: GridMap, output_shape: Sequence[int], method: str) -> np.ndarray:

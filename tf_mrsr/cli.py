@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tf_mrsr import __version__
 from tf_mrsr.errors import MrsrError, OutputError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNLIMITED = 2**62
 DEFAULT_MEMORY = "4GB"
 
 
@@ -26,11 +29,19 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Does the work; returns the exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C."""
+    """Does the work; returns the exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C.
+
+    SIGTERM, which batch systems send, ends the work like an error, so that nothing half done is left.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         work(arguments)
     except MrsrError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -64,11 +75,19 @@ def add_memory_option(arguments: argparse.ArgumentParser) -> None:
 def memory_size(text: str) -> int:
     """Bytes of "2GB", "500 MB", "1.5G" or "unlimited"."""
     if text.strip().lower() == "unlimited":
-        return 2**62
+        return _UNLIMITED
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
+    size = 0 if match is None else int(float(match[1]) * _UNITS[match[2].upper()])
+    if size < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected for instance 1GB, 500MB or unlimited")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return min(size, _UNLIMITED)
+
+
+def path(text: str) -> Path:
+    """A path that an empty shell variable cannot turn into the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def check_writable(folder: Path) -> None:
@@ -82,7 +101,7 @@ def check_writable(folder: Path) -> None:
 
 def load_tensorflow() -> None:
     """Imports TensorFlow without the lines that it prints about itself before any log level holds."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -91,6 +110,7 @@ def load_tensorflow() -> None:
             import tensorflow as tf
 
             tf.zeros(1)  # the first operation prints as well
+            tf.get_logger().setLevel("ERROR")
     finally:
         os.dup2(kept, 2)
         os.close(kept)

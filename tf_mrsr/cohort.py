@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.geometry import slices_last
 from tf_mrsr.volume import Volume, is_nifti, read_volume
 
+# Along an axis with fewer voxels a network sees more of its own zero padding than of the scan.
+MIN_VOXELS = 8
 LIST_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -40,8 +43,12 @@ def find_scans(sources: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def read_scan(path: Path, *, nan: str = "refuse") -> Volume:
+def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored") -> Volume:
     """``read_volume`` for a network: refuses scans that no intensity window fits.
+
+    Args:
+        path, nan: see ``read_volume``.
+        axes: "stored", or "slices_last" for the array axes in the order of ``tf_mrsr.geometry.slices_last``.
 
     Raises:
         VolumeError: as ``read_volume``, or if all voxels are equal, or none is over 0.
@@ -52,7 +59,14 @@ def read_scan(path: Path, *, nan: str = "refuse") -> Volume:
         raise VolumeError(f"{path}: all voxels have the value {low:g}; there is no image in it")
     if high <= 0:
         raise VolumeError(f"{path}: no voxel is over 0 (the largest is {high:g}); expected magnitude images")
-    return volume
+    return volume if axes == "stored" else volume.with_axes(slices_last(volume.affine))
+
+
+def check_size(volume: Volume) -> None:
+    """Raises a VolumeError if an axis is too short for a network to see anything."""
+    if min(volume.shape) < MIN_VOXELS:
+        shape = "x".join(map(str, volume.shape))
+        raise VolumeError(f"the volume has {shape} voxels; the network needs {MIN_VOXELS} or more along each axis")
 
 
 def _read_list(path: Path) -> list[Path]:
@@ -63,7 +77,10 @@ def _read_list(path: Path) -> list[Path]:
         raise DataError(f"{path}: cannot be read as a list ({error})") from error
     if not rows or "path" not in rows[0]:
         raise DataError(f"{path}: expected a header line with a column 'path' and one scan per line below it")
-    files = [path.parent / row["path"] for row in rows if row["path"]]
+    for number, row in enumerate(rows, start=1):
+        if not row["path"] or not is_nifti(Path(row["path"])):
+            raise DataError(f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) in its column 'path'")
+    files = [path.parent / row["path"] for row in rows]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{path}: {len(missing)} of the listed files do not exist, the first is {missing[0]}")

@@ -37,6 +37,9 @@ class Degradation(ABC):
         if len(factors) != 3 or any(not isinstance(f, int) or f < 1 for f in factors) or max(factors) < 2:
             raise RecipeError(f"degradation factors must be three whole numbers, one at least 2 or more, got {factors}")
         object.__setattr__(self, "factors", factors)
+        sigma = getattr(self, "sigma", 1.0)
+        if not 0 < sigma < np.inf:
+            raise RecipeError(f"degradation sigma must be over 0 voxels and finite, got {sigma}")
 
     @abstractmethod
     def operator(self, size: int, axis: int) -> np.ndarray:
@@ -208,8 +211,8 @@ class SliceProfile(Degradation):
         super().__post_init__()
         if sum(f > 1 for f in self.factors) != 1:
             raise RecipeError(f"a slice profile has one axis with a factor over 1, got factors {self.factors}")
-        if not self.thickness > 0:
-            raise RecipeError(f"slice thickness must be over 0 voxels, got {self.thickness}")
+        if not 0 < self.thickness < np.inf:
+            raise RecipeError(f"slice thickness must be over 0 voxels and finite, got {self.thickness}")
         if self.profile not in ("box", "gaussian"):
             raise RecipeError(f"slice profile must be 'box' or 'gaussian', got {self.profile!r}")
 

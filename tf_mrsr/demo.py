@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RECIPE = "sanchez2018_srgan3d_x2_quick"
 STEPS = 400
+_MARK = "demo.txt"
 EPILOG = """\
 The head is the ICBM152 T1 template. A network is trained for a short while on its back half, then super-resolves the
 whole head, and is measured on the front half, which it has not seen.
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parser("demo", "Train shortly, super-resolve a head that comes with nilearn, and measure it.")
     arguments.epilog = EPILOG
     arguments.add_argument(
-        "-o", "--output", type=Path, default=Path("demo_output"), help="folder (default demo_output)"
+        "-o", "--output", type=cli.path, default=Path("demo_output"), help="folder (default demo_output)"
     )
     arguments.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
     arguments.add_argument("--overwrite", action="store_true", help="replace an output folder that exists")
@@ -43,9 +44,12 @@ def _demo(arguments: argparse.Namespace) -> None:
     if output.exists():
         if not arguments.overwrite:
             raise OutputError(f"{output}: exists already; give another --output or --overwrite")
+        if any(output.iterdir()) and not (output / _MARK).is_file():
+            raise OutputError(f"{output}: is not a demo's output, so it is not replaced; give another name")
         shutil.rmtree(output)
     truth = _template()
     (output / "masks").mkdir(parents=True)
+    (output / _MARK).write_text("Made by tf-mrsr demo; --overwrite replaces the folder.\n")
     back, front = _halves(truth)
     chosen = recipe.load(RECIPE)
     degradation = chosen.testing_degradation()

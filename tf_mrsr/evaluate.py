@@ -33,15 +33,17 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parser("evaluate", "Measure a model and interpolation on high-resolution scans.")
     arguments.epilog = EPILOG
-    arguments.add_argument("--model", type=Path, required=True, help="run folder or SavedModel folder")
+    arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
     arguments.add_argument(
         "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
     )
-    arguments.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    arguments.add_argument("-o", "--output", type=cli.path, required=True, help="folder for the results")
     arguments.add_argument(
         "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
     )
-    arguments.add_argument("--protocol", help="masked, sanchez2018, or default: the recipe's; printed with the table")
+    arguments.add_argument(
+        "--protocol", help="masked, sanchez2018 or li2017; default: the recipe's; printed with the table"
+    )
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
@@ -61,9 +63,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
     if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
         raise DataError(f"{arguments.mask}: no such folder; --mask takes auto, none, or a folder of masks")
-    output = arguments.output
-    if output.exists() and not (arguments.overwrite and output.is_dir()):
+    output = arguments.output.absolute()
+    if output.exists() and not arguments.overwrite:
         raise OutputError(f"{output}: exists already; give another name or --overwrite")
+    # Only what an evaluation made is ever removed.
+    if output.exists() and not (output / "table.json").is_file():
+        raise OutputError(
+            f"{output}: is not a results folder of an evaluation, so it is not replaced; give another name"
+        )
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
     cli.check_writable(output.parent)
@@ -79,20 +86,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     protocol = arguments.protocol or model.recipe.evaluation.protocol
     results = Results(_protocol_lines(model.recipe, protocol, arguments.mask))
     temporary = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "figures").mkdir(parents=True)
-    model.warm_up()
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "figures").mkdir(parents=True)
+        model.warm_up()
         with Progress("evaluating", len(paths)) as progress:
             for path in paths:
                 case = prepare_case(path, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
-                shown = {}
+                shown, best = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
                 for method, estimate in _estimates(case, model, arguments.memory):
                     seconds = time.perf_counter() - started
                     row = {"case": case.name, "method": method}
                     results.rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
-                    if method in ("nearest", "cubic", "network"):
+                    if method in ("nearest", best, "network"):
                         shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
                     started = time.perf_counter()
                 figures.three_planes(case.truth, shown, temporary / "figures" / f"{case.name}.png")
@@ -111,7 +118,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _estimates(case: Case, model: Model, memory_bytes: int) -> Iterator[tuple[str, np.ndarray]]:
     from tf_mrsr.evaluation import estimates_by_interpolation
 
-    yield from estimates_by_interpolation(case)
+    yield from estimates_by_interpolation(case, model.recipe.evaluation.baselines)
     yield "network", model.super_resolve(case.low_res, memory_bytes).data
 
 
@@ -125,7 +132,8 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str) -> list[str]:
         f"alignment: {degradation.alignment}",
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
         f"mask: {mask}",
-        "baselines: nearest, linear, cubic B-spline with prefilter, each at the places that the alignment gives",
+        "baselines: B-splines of order 0 (nearest), 1 (linear), 3 (cubic), 4 (bspline4) with prefilter, each at the "
+        "places that the alignment gives",
     ]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tf_mrsr import baselines, metrics
-from tf_mrsr.cohort import read_scan
+from tf_mrsr.cohort import check_size, read_scan
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.geometry import slices_last
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import NIFTI_SUFFIXES, Volume, read_volume, stem
 
@@ -48,18 +49,27 @@ def prepare_case(path: Path, recipe: Recipe, *, mask_source: str | Path, nan: st
     Raises:
         VolumeError, DataError: if scan or mask cannot be used.
     """
-    truth = read_scan(path, nan=nan)
+    truth = read_scan(path, nan=nan, axes=recipe.axes)
     degradation = recipe.testing_degradation()
-    if min(degradation.low_shape(truth.shape)) < 2:
-        raise VolumeError(f"{path}: too few voxels to be degraded by {degradation.factors}")
+    mask = _mask(path, truth, mask_source, nan)
+    # Some degradations drop a rest that fills no low-resolution voxel; then nothing can be estimated there.
+    low_shape = degradation.low_shape(truth.shape)
+    cut = tuple(slice(0, m * f) for m, f in zip(low_shape, degradation.factors, strict=True))
+    truth, mask = replace(truth, data=truth.data[cut]), mask[cut]
+    if not mask.any():
+        raise DataError(f"{path}: nothing of the scan lies in the mask")
     low_res = truth.resampled(degradation(truth.data), degradation.grid_map(truth.shape))
-    return Case(stem(path), truth, low_res, _mask(path, truth, mask_source), degradation)
+    try:
+        check_size(low_res)
+    except VolumeError as error:
+        raise VolumeError(f"{path}: after degradation by {degradation.factors}, {error}") from error
+    return Case(stem(path), truth, low_res, mask, degradation)
 
 
-def estimates_by_interpolation(case: Case) -> Iterator[tuple[str, np.ndarray]]:
-    """(method, estimate) for every baseline, on the grid that is right for the degradation."""
+def estimates_by_interpolation(case: Case, methods: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """(method, estimate) for some of ``baselines.ORDERS``, on the grid that is right for the degradation."""
     grid_map = case.degradation.grid_map(case.truth.shape).inverse()
-    for method in baselines.ORDERS:
+    for method in methods:
         yield method, baselines.interpolate(case.low_res.data, grid_map, case.truth.shape, method)
 
 
@@ -78,19 +88,27 @@ def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mappin
     if any(e < t for e, t in zip(estimate.shape, shape, strict=True)):
         raise DataError(f"{case.name}: the estimate has {estimate.shape} voxels, fewer than the scan's {shape}")
     estimate = estimate[tuple(slice(0, n) for n in shape)]
-    return metrics.PROTOCOLS[protocol].compare(case.truth.data, estimate, case.mask)
+    try:
+        return metrics.PROTOCOLS[protocol].compare(case.truth.data, estimate, case.mask)
+    except DataError as error:
+        raise DataError(f"{case.name}: {error}") from error
 
 
-def _mask(path: Path, truth: Volume, source: str | Path) -> np.ndarray:
+def _mask(path: Path, truth: Volume, source: str | Path, nan: str) -> np.ndarray:
     if source == "none":
         return np.ones(truth.shape, bool)
     if source == "auto":
-        return metrics.foreground_mask(truth.data)
+        try:
+            return metrics.foreground_mask(truth.data)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
     candidates = [Path(source) / (stem(path) + suffix) for suffix in NIFTI_SUFFIXES]
     mask_path = next((c for c in candidates if c.is_file()), None)
     if mask_path is None:
         raise DataError(f"{source}: no mask named {candidates[-1].name}; give one mask per scan, with the scan's name")
-    mask = read_volume(mask_path)
+    mask = read_volume(mask_path, nan=nan)
+    if mask.shape != truth.shape:  # the truth may have its slices last
+        mask = mask.with_axes(slices_last(mask.affine))
     if mask.shape != truth.shape or not np.allclose(mask.affine, truth.affine, atol=1e-3):
         raise DataError(f"{mask_path}: the mask lies on another grid than the scan; resample it onto the scan's")
     if not mask.data.any():

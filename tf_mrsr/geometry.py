@@ -111,3 +111,26 @@ def has_shear(affine: np.ndarray, tolerance: float = 1e-4) -> bool:
     """Whether the array axes are not at right angles (cosine over ``tolerance``); a qform cannot hold that."""
     directions = np.asarray(affine)[:3, :3] / voxel_spacing_mm(affine)
     return bool(np.max(np.abs(directions.T @ directions - np.eye(3))) > tolerance)
+
+
+# Spacings that differ by less are taken for equal, so that a scan of cubes has no thick axis.
+THICK_RATIO = 1.05
+
+
+def slices_last(affine: np.ndarray) -> tuple[int, int, int]:
+    """The order of array axes that puts the slices last: (closest to right-left, the other in-plane axis, slice axis).
+
+    The slice axis is the one with the largest spacing; where the two largest are equal (to 5 %) it is the axis closest
+    to superior-inferior. For axial slices the first and last axis then span coronal planes.
+
+    Args:
+        affine: 4 x 4, voxel index to mm (RAS+).
+    """
+    spacing = np.array(voxel_spacing_mm(affine))
+    directions = np.abs(np.asarray(affine)[:3, :3] / spacing)
+    _, second, largest = np.sort(spacing)
+    slice_axis = int(np.argmax(spacing if largest > THICK_RATIO * second else directions[2]))
+    in_plane = [axis for axis in range(3) if axis != slice_axis]
+    if directions[0, in_plane[1]] > directions[0, in_plane[0]]:
+        in_plane.reverse()
+    return (*in_plane, slice_axis)

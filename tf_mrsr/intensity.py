@@ -31,8 +31,13 @@ def _half_max(statistic: Callable[[str], Any]) -> Window:
     return Window(half, half)
 
 
+def _standard(statistic: Callable[[str], Any]) -> Window:
+    return Window(statistic("mean"), statistic("std"))
+
+
 # half_max maps [0, max] to [-1, 1]; the sanchez2018 program divides by half of the maximum and subtracts one.
-KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {"half_max": _half_max}
+# standard gives zero mean and unit variance (li2017, section 2.1).
+KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {"half_max": _half_max, "standard": _standard}
 
 
 def measure(kind: str, data: np.ndarray) -> Window:

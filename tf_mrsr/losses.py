@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 
@@ -37,11 +38,18 @@ def _gradient_terms(target: tf.Tensor, output: tf.Tensor) -> list[tf.Tensor]:
     return terms
 
 
+def total_variation_z(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """Sum over z of (output[z + 1] - output[z])^2, over the number of voxels (li2017, eq. 6); takes no target."""
+    steps = tf.reduce_sum(tf.math.squared_difference(output[:, :, :, 1:], output[:, :, :, :-1]))
+    return steps / tf.cast(tf.size(output), output.dtype)
+
+
 CONTENT: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "mean_squared_error": mean_squared_error,
     "sum_squared_error": sum_squared_error,
     "gradient_difference": gradient_difference,
     "gradient_difference_sum": gradient_difference_sum,
+    "total_variation_z": total_variation_z,
 }
 
 
@@ -55,7 +63,21 @@ def least_squares(scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.math.squared_difference(scores, labels))
 
 
-ADVERSARIAL: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"least_squares": least_squares}
+def binary_cross_entropy(scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """mean(-labels log p - (1 - labels) log(1 - p)), p the sigmoid of the scores, which are logits (batch, 1)."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, scores))
+
+
+ADVERSARIAL: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "least_squares": least_squares,
+    "binary_cross_entropy": binary_cross_entropy,
+}
+
+
+def squared_weights(model: keras.Model) -> tf.Tensor:
+    """The sum of the squares of all kernels (li2017, section 2.2, weight regularization)."""
+    kernels = [v for v in model.trainable_variables if v.path.endswith("/kernel")]
+    return tf.add_n([tf.reduce_sum(tf.square(kernel.value)) for kernel in kernels])
 
 
 def draw_labels(bounds: tuple[float, float], count: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:

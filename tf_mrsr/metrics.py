@@ -36,7 +36,9 @@ def ssim(truth: np.ndarray, estimate: np.ndarray, data_range: float, mask: np.nd
     """Mean structural similarity (scikit-image, uniform 7-voxel windows in 3D), over ``mask`` if there is one."""
     if min(truth.shape) < _SSIM_WINDOW:
         raise DataError(f"SSIM needs {_SSIM_WINDOW} voxels or more along each axis, got shape {truth.shape}")
-    mean, similarity = structural_similarity(truth, estimate, data_range=data_range, full=True)
+    # Scaled to a range of 1 in double precision: SSIM does not change, and no square overflows.
+    scaled = [data.astype(np.float64) / data_range for data in (truth, estimate)]
+    mean, similarity = structural_similarity(*scaled, data_range=1.0, full=True)
     return float(mean if mask is None else similarity[mask].mean())
 
 
@@ -81,6 +83,19 @@ def _compare_sanchez2018(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarr
     }
 
 
+def _compare_li2017(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    low, high = float(truth.min()), float(truth.max())
+    if low == high:
+        raise DataError("the truth is constant, so it cannot be put on the scale 0 ... 255")
+    truth, estimate = ((data - low) * (255 / (high - low)) for data in (truth, estimate))
+    return {
+        "psnr": psnr(truth, estimate, 255),
+        "ssim": ssim(truth, estimate, 255),
+        "mae": mae(truth, estimate),
+        "mse": mse(truth, estimate),
+    }
+
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -94,6 +109,12 @@ PROTOCOLS = {
             "truth and estimate multiplied by the mask, means over the whole volume; data range = joint max - joint "
             "min of both before masking (as the sanchez2018 program measures)",
             _compare_sanchez2018,
+        ),
+        Protocol(
+            "li2017",
+            "means over the whole volume, no mask, on the scale that puts the truth's min at 0 and its max at 255; "
+            "data range = 255 (as the li2017 paper's table)",
+            _compare_li2017,
         ),
     )
 }

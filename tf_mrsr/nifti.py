@@ -32,8 +32,10 @@ def read(path: Path, *, nan: str = "refuse") -> Volume:
     try:
         header, voxels = _load(path)
         affine = _affine(path, header)
-        data = apply_read_scaling(voxels, *_slope_and_intercept(path, header)).astype(np.float32)
-        volume = Volume(_finite(path, data, nan), affine, _header_facts(header))
+        header_facts = _header_facts(path, header)
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = apply_read_scaling(voxels, *_slope_and_intercept(path, header)).astype(np.float32)
+        volume = Volume(_finite(path, data, nan), affine, header_facts)
     except GeometryError as error:
         raise VolumeError(f"{path}: {error}") from error
     except OSError as error:
@@ -146,7 +148,9 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> tuple[int, int]:
 
 
 def _kind_name(dtype: np.dtype) -> str:
-    return {"c": "complex numbers", "V": "colours (RGB)"}.get(dtype.kind, str(dtype))
+    if dtype.kind == "V":
+        return "colours (RGB)" if dtype.names else "of no type that holds numbers"
+    return "complex numbers" if dtype.kind == "c" else str(dtype)
 
 
 def _read_exactly(path: Path, stream: gzip.GzipFile, size: int) -> bytes:
@@ -165,7 +169,9 @@ def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     try:
         affine = header.get_best_affine()
         unit = header.get_xyzt_units()[0]
-    except (KeyError, ValueError, nib.spatialimages.HeaderDataError) as error:
+    except KeyError as error:
+        raise VolumeError(f"{path}: unknown unit of length in the header (xyzt_units); repair the header") from error
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:
         raise VolumeError(
             f"{path}: the header's geometry cannot be read ({error}); repair its sform or qform"
         ) from error
@@ -181,8 +187,11 @@ def _slope_and_intercept(path: Path, header: nib.Nifti1Header) -> tuple[float, f
     return (1.0, 0.0) if slope is None else (slope, intercept)
 
 
-def _header_facts(header: nib.Nifti1Header) -> HeaderFacts:
+def _header_facts(path: Path, header: nib.Nifti1Header) -> HeaderFacts:
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    for name, code in (("sform_code", sform_code), ("qform_code", qform_code)):
+        if code not in nib.nifti1.xform_codes.code:
+            raise VolumeError(f"{path}: unknown {name} {code}; expected 0 to 5, repair the header")
     if sform_code <= 0 and qform_code <= 0:
         return HeaderFacts()
     if sform_code <= 0:
@@ -199,4 +208,6 @@ def _finite(path: Path, data: np.ndarray, nan: str) -> np.ndarray:
         return data
     if nan == "zero":
         return np.where(bad, np.float32(0), data)
-    raise VolumeError(f"{path}: {count} voxels are NaN or infinite; repair the file or set them to 0 with --nan zero")
+    raise VolumeError(
+        f"{path}: {count} voxels are NaN, infinite or beyond float32; repair the file or set them to 0 with --nan zero"
+    )

@@ -56,6 +56,9 @@ class PatchPairs:
         on_bad_scan: called with the error of a scan that cannot be used, which is then left out; None raises instead.
         on_scan_read: called after each scan that was read.
 
+    Attributes:
+        patch_shape: voxels of a high-resolution patch (x, y, z); the recipe's, with whole axes resolved.
+
     Raises:
         VolumeError, DataError: if a scan cannot be used and ``on_bad_scan`` is None, or none can.
     """
@@ -79,12 +82,11 @@ class PatchPairs:
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._paths: list[Path] = []
-        self._origins: list[list[patches.Index3]] = []
-        largest = 0
+        shapes, largest = [], 0
         for path in paths:
             try:
                 pair = self._pair(path)
-                origins = self._grid(path, pair.high_res.shape)
+                _check_fits(path, pair.high_res.shape, recipe.patches.shape)
             except (VolumeError, DataError) as error:
                 if on_bad_scan is None:
                     raise
@@ -92,10 +94,12 @@ class PatchPairs:
                 continue
             largest = max(largest, pair.nbytes)
             self._paths.append(path)
-            self._origins.append(origins)
+            shapes.append(pair.high_res.shape)
             on_scan_read()
         if not self._paths:
             raise DataError("none of the scans can be used for training")
+        self.patch_shape = self._whole_axes(shapes)
+        self._origins = [self._grid(shape) for shape in shapes]
         # Patches are mixed among as many scans as the cache can hold, so that no scan is read twice in one pass.
         self._group_size = max(1, cache_bytes // largest - 1)
         self._orders: dict[int, list[tuple[int, int]]] = {}
@@ -113,7 +117,7 @@ class PatchPairs:
     def dataset(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Batches of steps ``first_step`` ... ``last_step - 1``: low_res and high_res, (batch, x, y, z, 1), float32."""
         size = self._recipe.batch_size
-        shapes = [(size, *shape, 1) for shape in (self._recipe.low_patch_shape(), self._recipe.patches.shape)]
+        shapes = [(size, *shape, 1) for shape in (self._low_patch_shape, self.patch_shape)]
 
         def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
             arrays = tf.numpy_function(self.batch, [step], (tf.float32, tf.float32), stateful=False)
@@ -139,13 +143,13 @@ class PatchPairs:
         pair, origin = self._place(epoch, scan, patch)
         factors = self._degradation.factors
         low_origin = [o // f for o, f in zip(origin, factors, strict=True)]
-        low_res = patches.cut(pair.low_res, low_origin, self._recipe.low_patch_shape())
-        high_res = patches.cut(pair.high_res, origin, self._recipe.patches.shape)
+        low_res = patches.cut(pair.low_res, low_origin, self._low_patch_shape)
+        high_res = patches.cut(pair.high_res, origin, self.patch_shape)
         return pair.window.to_network(low_res), pair.window.to_network(high_res)
 
     def _cut_high(self, epoch: int, scan: int, patch: int) -> np.ndarray:
         pair, origin = self._place(epoch, scan, patch)
-        high_res = patches.cut(pair.high_res, origin, self._recipe.patches.shape)
+        high_res = patches.cut(pair.high_res, origin, self.patch_shape)
         window = pair.window or intensity.measure(self._recipe.intensity.kind, high_res)
         return window.to_network(high_res)
 
@@ -154,7 +158,7 @@ class PatchPairs:
         if self._recipe.patches.kind == "grid":
             return pair, self._origins[scan][patch]
         rng = np.random.default_rng((self._seed, epoch, scan, patch))
-        return pair, patches.random_origin(pair.high_res, self._recipe.patches.shape, self._degradation.factors, rng)
+        return pair, patches.random_origin(pair.high_res, self.patch_shape, self._degradation.factors, rng)
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
         """(scan, patch) in the order of an epoch."""
@@ -178,16 +182,25 @@ class PatchPairs:
             order += [tuple(item) for item in items]
         return order
 
-    def _grid(self, path: Path, shape: Sequence[int]) -> list[patches.Index3]:
+    @property
+    def _low_patch_shape(self) -> patches.Index3:
+        return self._degradation.low_shape(self.patch_shape)
+
+    def _whole_axes(self, shapes: Sequence[Sequence[int]]) -> patches.Index3:
+        """The patch shape with 0 replaced by what the shortest scan has, in whole low-resolution voxels."""
+        shortest = np.min(shapes, axis=0)
+        return tuple(
+            p or int(n) // f * f
+            for p, n, f in zip(self._recipe.patches.shape, shortest, self._degradation.factors, strict=True)
+        )
+
+    def _grid(self, shape: Sequence[int]) -> list[patches.Index3]:
         spec = self._recipe.patches
-        try:
-            if spec.kind == "grid":
-                factors = self._degradation.factors if spec.degrade == "volume" else (1, 1, 1)
-                return patches.grid_origins(shape, spec.shape, spec.step, factors)
-            patches.check_fits(shape, spec.shape)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        return [(0, 0, 0)] * spec.per_volume  # the places of random patches are drawn when they are cut
+        if spec.kind == "random":
+            return [(0, 0, 0)] * spec.per_volume  # the places are drawn when the patches are cut
+        factors = self._degradation.factors if spec.degrade == "volume" else (1, 1, 1)
+        step = [s or p for s, p in zip(spec.step, self.patch_shape, strict=True)]
+        return patches.grid_origins(shape, self.patch_shape, step, factors)
 
     def _pair(self, path: Path) -> Pair:
         with self._lock:
@@ -202,10 +215,17 @@ class PatchPairs:
         return pair
 
     def _read_pair(self, path: Path) -> Pair:
-        high_res = read_scan(path, nan=self._nan).data
+        high_res = read_scan(path, nan=self._nan, axes=self._recipe.axes).data
         low_res = window = None
         if self._recipe.patches.degrade == "volume" or self._recipe.intensity.per == "volume":
             low_res = self._degradation(high_res)
         if self._recipe.intensity.per == "volume":
             window = intensity.measure(self._recipe.intensity.kind, low_res)
         return Pair(high_res, low_res if self._recipe.patches.degrade == "volume" else None, window)
+
+
+def _check_fits(path: Path, shape: Sequence[int], patch: Sequence[int]) -> None:
+    try:
+        patches.check_fits(shape, patch)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

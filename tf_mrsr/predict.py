@@ -6,9 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
 from tf_mrsr.errors import OutputError, VolumeError
+
+if TYPE_CHECKING:
+    from tf_mrsr.inference.models import Model
+    from tf_mrsr.volume import Volume
 
 EPILOG = """\
 examples:
@@ -24,10 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.epilog = EPILOG
     arguments.add_argument("scans", nargs="+", help="NIfTI files, folders, CSV/TSV lists with a column 'path'")
     arguments.add_argument(
-        "-o", "--output", type=Path, required=True, help="NIfTI file for one scan, folder for several"
+        "-o", "--output", type=cli.path, required=True, help="NIfTI file for one scan, folder for several"
     )
-    arguments.add_argument("--model", type=Path, required=True, help="run folder or SavedModel folder")
+    arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
     arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    arguments.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
+    arguments.add_argument(
+        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+    )
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
     return cli.run(_predict, arguments.parse_args(argv))
@@ -38,8 +47,10 @@ def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr.cohort import read_scan
     from tf_mrsr.progress import Progress
 
-    jobs = plan_outputs(arguments.scans, arguments.output, overwrite=arguments.overwrite)
-    if len(jobs) == 1:  # a scan that cannot be used is refused before TensorFlow is loaded
+    jobs = plan_outputs(arguments.scans, arguments.output, overwrite=arguments.overwrite or arguments.skip_existing)
+    if arguments.skip_existing:
+        jobs = [(source, target) for source, target in jobs if not target.exists()]
+    if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         read_scan(jobs[0][0], nan=arguments.nan)
     cli.load_tensorflow()
     from tf_mrsr.inference import models
@@ -47,13 +58,24 @@ def _predict(arguments: argparse.Namespace) -> None:
     model = models.load(arguments.model)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
-            scan = read_scan(source, nan=arguments.nan)
             try:
-                result = model.super_resolve(scan, arguments.memory)
+                scan = read_scan(source, nan=arguments.nan)
+                result = _super_resolve(model, source, scan, arguments.memory)
             except VolumeError as error:
-                raise VolumeError(f"{source}: {error}") from error
-            volume.write_volume(result, target, overwrite=arguments.overwrite)
+                if not arguments.skip_bad:
+                    raise
+                cli.warn(f"left out: {error}")
+            else:
+                _make_folder(target.parent)
+                volume.write_volume(result, target, overwrite=arguments.overwrite)
             progress.advance(source.name)
+
+
+def _super_resolve(model: Model, source: Path, scan: Volume, memory_bytes: int) -> Volume:
+    try:
+        return model.super_resolve(scan, memory_bytes)
+    except VolumeError as error:
+        raise VolumeError(f"{source}: {error}") from error
 
 
 def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
@@ -65,25 +87,30 @@ def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> li
     from tf_mrsr import cohort, volume
 
     scans = cohort.find_scans(sources)
-    single = len(sources) == 1 and not Path(sources[0]).is_dir() and scans == [Path(sources[0])]
-    if single and volume.is_nifti(output) and not output.is_dir():
+    to_file = bool(output.suffix) and not output.is_dir()
+    if to_file and (len(sources) > 1 or scans != [Path(sources[0])]):
+        raise OutputError(f"{output}: a folder, a list or several scans need a folder as output, not a file")
+    if to_file:
         jobs = [(scans[0], volume.check_output(output, overwrite=overwrite))]
     else:
-        if volume.is_nifti(output) and not output.is_dir():
-            raise OutputError(f"{output}: several scans need a folder as output, not a file")
         folders = [Path(s) for s in sources if Path(s).is_dir()]
+        for folder in folders:
+            if output.resolve().is_relative_to(folder.resolve()):
+                raise OutputError(f"{output}: lies in {folder}, whose scans are the input; write to another place")
         jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
         targets = [target for _, target in jobs]
         twice = next((t for t in targets if targets.count(t) > 1), None)
         if twice is not None:
             raise OutputError(f"{twice}: two scans would be written to this file; predict them to different folders")
-        for target in targets:
-            _make_folder(target.parent)
-            volume.check_output(target, overwrite=overwrite)
-    for scan, target in jobs:
-        if target.exists() and target.samefile(scan):
-            raise OutputError(f"{target}: is the scan itself; write to another place")
-    cli.check_writable(jobs[0][1].parent)
+        taken = next((t for t in targets if t.exists() and not overwrite), None)
+        if taken is not None:
+            raise OutputError(f"{taken}: exists already; give another folder, --overwrite or --skip-existing")
+    inputs = {scan.resolve() for scan in scans}
+    for _, target in jobs:
+        if target.resolve() in inputs:
+            raise OutputError(f"{target}: is one of the scans itself; write to another place")
+    existing = next(p for p in (output.absolute(), *output.absolute().parents) if p.is_dir())
+    cli.check_writable(existing)
     return jobs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,35 @@ from typing import Any
 
 import yaml
 
+from tf_mrsr import baselines, intensity, metrics
 from tf_mrsr import degradation as degradations
-from tf_mrsr import intensity, metrics
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import RecipeError
 
-CONTENT_LOSSES = ("mean_squared_error", "sum_squared_error", "gradient_difference", "gradient_difference_sum")
-ADVERSARIAL_LOSSES = ("least_squares",)
+CONTENT_LOSSES = (
+    "mean_squared_error",
+    "sum_squared_error",
+    "gradient_difference",
+    "gradient_difference_sum",
+    "total_variation_z",
+)
+ADVERSARIAL_LOSSES = ("least_squares", "binary_cross_entropy")
+
+
+MOST = 10**6  # epochs or patches per volume; more is a slip
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise RecipeError(message)
+
+
+def _weight(what: str, value: float) -> None:
+    _require(0 <= value < math.inf, f"{what} must be 0 or more and finite, got {value}")
+
+
+def _bounds(what: str, bounds: tuple[float, float]) -> None:
+    _require(-math.inf < bounds[0] <= bounds[1] < math.inf, f"{what} must be two finite numbers in order, got {bounds}")
 
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
@@ -56,9 +74,10 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Patches:
-    """shape: high-resolution voxels (x, y, z); kind: "grid" with a step, or "random" with a number per volume;
-    shuffle: whether an epoch mixes volumes and patches or takes them in order; degrade: "volume" cuts both patches out
-    of whole volumes, "patch" cuts the high-resolution patch and degrades that.
+    """shape: high-resolution voxels (x, y, z), 0 for as many as the shortest scan has along that axis; kind: "grid"
+    with a step, or "random" with a number per volume; shuffle: whether an epoch mixes volumes and patches or takes them
+    in order; degrade: "volume" cuts both patches out of whole volumes, "patch" cuts the high-resolution patch and
+    degrades that.
     """
 
     shape: tuple[int, int, int]
@@ -71,27 +90,49 @@ class Patches:
     def __post_init__(self) -> None:
         _one_of("patches.kind", self.kind, ("grid", "random"))
         _one_of("patches.degrade", self.degrade, ("volume", "patch"))
-        _require(min(self.shape) >= 4, f"patches.shape must be 4 voxels or more along each axis, got {self.shape}")
+        _require(
+            all(n == 0 or n >= 4 for n in self.shape),
+            f"patches.shape must be 4 voxels or more along each axis, or 0 for the whole axis, got {self.shape}",
+        )
         if self.kind == "grid":
-            _require(self.step is not None and min(self.step) >= 1, "patches.step is needed for a grid, 1 or more")
+            _require(
+                self.step is not None
+                and all(s >= 1 or (s, n) == (0, 0) for s, n in zip(self.step, self.shape, strict=True)),
+                f"patches.step is needed for a grid, 1 or more (0 where the shape is 0), got {self.step}",
+            )
             _require(self.per_volume is None, "patches.per_volume belongs to patches.kind 'random'")
         else:
-            _require(bool(self.per_volume and self.per_volume > 0), "patches.per_volume is needed for random patches")
+            _require(
+                self.per_volume is not None and 0 < self.per_volume <= MOST,
+                f"patches.per_volume is needed for random patches, 1 to {MOST}, got {self.per_volume}",
+            )
             _require(self.step is None, "patches.step belongs to patches.kind 'grid'")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage."""
+    """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage; decay_per_epoch:
+    where given, the rate is multiplied by it after every epoch.
+    """
 
     learning_rate: float
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
     final_learning_rate: float | None = None
+    decay_per_epoch: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"optimizer.learning_rate must be over 0, got {self.learning_rate}")
+        for name in ("learning_rate", "epsilon", "final_learning_rate", "decay_per_epoch"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, f"optimizer.{name} must be over 0 and finite, got {value}")
+        for name in ("beta_1", "beta_2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name} must be 0 or more and under 1, got {value}")
+        _require(
+            self.final_learning_rate is None or self.decay_per_epoch is None,
+            "optimizer.final_learning_rate and decay_per_epoch exclude each other",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +144,7 @@ class ContentTerm:
 
     def __post_init__(self) -> None:
         _one_of("content loss", self.loss, CONTENT_LOSSES)
+        _weight("content weight", self.weight)
 
 
 @dataclass(frozen=True)
@@ -117,6 +159,12 @@ class GeneratorAdversarial:
     def __post_init__(self) -> None:
         _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
         _one_of("adversarial.scores", self.scores, ("probability", "logits"))
+        _weight("adversarial weight", self.weight)
+        _bounds("adversarial.labels", self.labels)
+        _require(
+            self.loss != "binary_cross_entropy" or self.scores == "logits",
+            "binary_cross_entropy takes the logits: set adversarial.scores to logits",
+        )
 
 
 @dataclass(frozen=True)
@@ -132,30 +180,43 @@ class DiscriminatorAdversarial:
     def __post_init__(self) -> None:
         _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
         _one_of("adversarial.scores", self.scores, ("probability", "logits"))
+        _weight("adversarial weight", self.weight)
+        _bounds("adversarial.real_labels", self.real_labels)
+        _bounds("adversarial.generated_labels", self.generated_labels)
+        _require(
+            self.loss != "binary_cross_entropy" or self.scores == "logits",
+            "binary_cross_entropy takes the logits: set adversarial.scores to logits",
+        )
 
 
 @dataclass(frozen=True)
 class GeneratorTraining:
     """batch_norm_updates: how often one step moves the generator's batch-norm averages (the sanchez2018 program runs
-    the generator once for each of its two updates, so twice).
+    the generator once for each of its two updates, so twice); weight_regularization: weight of the sum of squared
+    kernels.
     """
 
     optimizer: Optimizer
     content: tuple[ContentTerm, ...]
     adversarial: GeneratorAdversarial | None = None
     batch_norm_updates: int = 1
+    weight_regularization: float = 0.0
 
     def __post_init__(self) -> None:
         _require(len(self.content) > 0, "generator.content needs one loss or more")
+        _weight("generator.weight_regularization", self.weight_regularization)
         _require(self.batch_norm_updates in (1, 2), "generator.batch_norm_updates must be 1 or 2")
 
 
 @dataclass(frozen=True)
 class DiscriminatorTraining:
-    """The discriminator is updated first in every step, the generator then meets the updated one."""
+    """The discriminator is updated first in every step, the generator then meets the updated one. joint_batch: real and
+    generated patches go through it as one batch, so that its batch norms see both.
+    """
 
     optimizer: Optimizer
     adversarial: DiscriminatorAdversarial
+    joint_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +229,9 @@ class Stage:
     discriminator: DiscriminatorTraining | None = None
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"stage {self.name}: epochs must be 1 or more, got {self.epochs}")
+        _require(
+            0 < self.epochs <= MOST, f"stage {self.name}: epochs must be 1 or more, up to {MOST}, got {self.epochs}"
+        )
         _require(
             (self.discriminator is None) == (self.generator.adversarial is None),
             f"stage {self.name}: a discriminator and generator.adversarial go together; give both or neither",
@@ -178,14 +241,18 @@ class Stage:
 @dataclass(frozen=True)
 class Evaluation:
     """protocol: a key of ``tf_mrsr.metrics.PROTOCOLS``; degradation: where testing degrades otherwise than training;
-    batch_norm: "moving_average", or "re_estimated" over training patches before validation and export.
+    batch_norm: "moving_average", or "re_estimated" over training patches before validation and export; baselines: keys
+    of ``tf_mrsr.baselines.ORDERS``.
     """
 
     protocol: str = "masked"
     degradation: dict[str, Any] | None = None
     batch_norm: str = "moving_average"
+    baselines: tuple[str, ...] = ("nearest", "linear", "cubic")
 
     def __post_init__(self) -> None:
+        for name in self.baselines:
+            _one_of("evaluation.baselines", name, tuple(baselines.ORDERS))
         _one_of("evaluation.protocol", self.protocol, tuple(metrics.PROTOCOLS))
         _one_of("evaluation.batch_norm", self.batch_norm, ("moving_average", "re_estimated"))
 
@@ -202,7 +269,11 @@ class Departure:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment. ``reported`` holds the paper's numbers: method -> metric -> value."""
+    """An experiment. ``reported`` holds the paper's numbers: method -> metric -> value.
+
+    axes: "stored" works on the array axes as they are; "slices_last" brings the thick axis last (see
+    ``tf_mrsr.geometry.slices_last``), and results back. A degradation's single factor then is along that axis alone.
+    """
 
     name: str
     paper: str
@@ -212,6 +283,7 @@ class Recipe:
     patches: Patches
     batch_size: int
     stages: tuple[Stage, ...]
+    axes: str = "stored"
     evaluation: Evaluation = field(default_factory=Evaluation)
     reported: dict[str, Any] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
@@ -219,10 +291,11 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
         _require(len(self.stages) > 0, "stages: one or more are needed")
+        _one_of("axes", self.axes, ("stored", "slices_last"))
         factors = self.training_degradation().factors
         scale_factor = self.network.generator.get("scale_factor")
         _require(
-            scale_factor is None or factors == (scale_factor,) * 3,
+            scale_factor is None or factors == self._factors(scale_factor),
             f"network.generator.scale_factor is {scale_factor} but the degradation's factors are {factors}",
         )
         _require(
@@ -239,13 +312,32 @@ class Recipe:
         )
 
     def training_degradation(self) -> Degradation:
-        return _degradation(self.degradation)
+        return self._degradation(self.degradation)
 
     def testing_degradation(self) -> Degradation:
-        return _degradation(self.evaluation.degradation or self.degradation)
+        return self._degradation(self.evaluation.degradation or self.degradation)
 
-    def low_patch_shape(self) -> tuple[int, int, int]:
-        return self.training_degradation().low_shape(self.patches.shape)
+    def generator_arguments(self) -> dict[str, Any]:
+        """Arguments of the network's generator; a scale factor that is not given is that of the degradation."""
+        return {"scale_factor": max(self.training_degradation().factors), **self.network.generator}
+
+    def _factors(self, factor: Any) -> tuple[Any, ...]:
+        """Factors along (x, y, z) of a single factor."""
+        return (1, 1, factor) if self.axes == "slices_last" else (factor,) * 3
+
+    def _degradation(self, spec: Mapping[str, Any]) -> Degradation:
+        spec = dict(spec)
+        kind = spec.pop("kind", None)
+        _one_of("degradation.kind", kind, tuple(degradations.KINDS))
+        kind_class = degradations.KINDS[kind]
+        factor = spec.pop("factor", None)
+        _require(factor is not None, "degradation.factor is missing")
+        known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
+        hints = typing.get_type_hints(kind_class)
+        for key, value in spec.items():
+            _require(key in known, f"unknown key degradation.{key}{_nearest(key, ['kind', 'factor', *known])}")
+            spec[key] = _scalar(hints[key], value, f"degradation.{key}")
+        return kind_class(tuple(factor) if isinstance(factor, (list, tuple)) else self._factors(factor), **spec)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
@@ -267,17 +359,17 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise RecipeError(f"unknown recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     try:
         for override in overrides:
             _override(content, override)
         return from_mapping(content)
     except RecipeError as error:
-        raise RecipeError(f"{path.name}: {error}") from error
+        raise RecipeError(f"{name_or_path}: {error}") from error
 
 
 def from_mapping(content: Mapping[str, Any]) -> Recipe:
@@ -295,18 +387,19 @@ def recipe_directory() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[1] / "train"
 
 
-def _degradation(spec: Mapping[str, Any]) -> Degradation:
-    spec = dict(spec)
-    kind = spec.pop("kind", None)
-    _one_of("degradation.kind", kind, tuple(degradations.KINDS))
-    kind_class = degradations.KINDS[kind]
-    factor = spec.pop("factor", None)
-    _require(factor is not None, "degradation.factor is missing")
-    known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
-    for key in spec:
-        _require(key in known, f"unknown key degradation.{key}{_nearest(key, ['kind', 'factor', *known])}")
-    factors = tuple(factor) if isinstance(factor, (list, tuple)) else (factor,) * 3
-    return kind_class(factors, **spec)
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key may stand only once; the plain loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _StrictLoader)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -323,15 +416,19 @@ def _override(content: Any, override: str) -> None:
     try:
         for part in parents:
             place = place[int(part)] if isinstance(place, list) else place[part]
-        value = yaml.safe_load(text)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
+    try:
+        value = _parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"--set {override}: {text!r} is not valid YAML") from error
+    try:
         if isinstance(place, list):
             place[int(last)] = value
         else:
             place[last] = value
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+    except (IndexError, ValueError, TypeError) as error:
         raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: {text!r} is not valid YAML") from error
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -13,17 +13,22 @@ A run folder::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from tf_mrsr import recipe as recipes
 from tf_mrsr.errors import ModelError, OutputError
 from tf_mrsr.recipe import Recipe
 
+# What reading a damaged checkpoint or SavedModel raises, according to where the damage is.
+DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
 STATE_FOLDER = "state"
@@ -67,6 +72,9 @@ def read_run(folder: Path) -> tuple[Recipe, dict]:
         facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
+    kinds = {"seed": int, "steps": (int, type(None)), "precision": str, "data": str, "validation_data": str}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
+        raise ModelError(f"{folder}: {RUN_FILE} is damaged; put back the one that the run began with")
     return recipes.load(folder / RECIPE_FILE), facts
 
 
@@ -82,10 +90,45 @@ def restore_generator(folder: Path, generator: keras.Model) -> None:
     Raises:
         ModelError: if the run has none yet or its file is damaged.
     """
-    checkpoint = tf.train.latest_checkpoint(folder / GENERATOR_FOLDER)
+    checkpoint = latest_checkpoint(folder / GENERATOR_FOLDER)
     if checkpoint is None:
         raise ModelError(f"{folder}: the run has no generator yet; let it train longer")
     try:
         tf.train.Checkpoint(generator=generator).restore(checkpoint).expect_partial().assert_existing_objects_matched()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ModelError(f"{folder}: the generator's checkpoint does not fit the recipe or is damaged") from error
+    except DAMAGED as error:
+        raise ModelError(
+            f"{folder}: the generator's checkpoint is damaged or of another recipe; use its saved_model, or train again"
+        ) from error
+
+
+def latest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in a folder; None if there is none.
+
+    Raises:
+        ModelError: if there are checkpoints but the index that names the newest is missing or damaged.
+    """
+    try:
+        checkpoint = tf.train.latest_checkpoint(folder)
+    except DAMAGED as error:
+        raise ModelError(f"{folder}: the file 'checkpoint' is damaged; put back a copy, or start a new run") from error
+    if checkpoint is None and any(folder.glob("*.index")):
+        raise ModelError(f"{folder}: the file 'checkpoint' is missing or damaged; put back a copy, or start a new run")
+    return checkpoint
+
+
+def save_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
+    """Writes a checkpoint, published by rename.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        manager.save(checkpoint_number=step)
+    except (OSError, tf.errors.OpError) as error:
+        raise OutputError(f"{manager.directory}: cannot be written; check the folder and the disk") from error
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """A hash of names and sizes of scans, which tells whether a run goes on with the data that it began with."""
+    lines = sorted(f"{path.name} {path.stat().st_size}" for path in paths)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, MrsrError, RecipeError
+from tf_mrsr.errors import DataError, RecipeError
 
 EPILOG = """\
 examples:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
     )
     arguments.add_argument(
-        "--run", type=Path, required=True, help="folder of the run: made new, or gone on with (--resume)"
+        "--run", type=cli.path, required=True, help="folder of the run: made new, or gone on with (--resume)"
     )
     arguments.add_argument(
         "--validation", nargs="+", default=[], help="held-out scans, as --data; the best epoch by PSNR is kept"
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--steps", type=_positive, help="train this many steps (in each stage) instead of the recipe's epochs"
     )
-    arguments.add_argument("--seed", type=int, help="seed of weights, patches and labels (default 0)")
+    arguments.add_argument("--seed", type=_seed, help="seed of weights, patches and labels (default 0)")
     arguments.add_argument(
         "--set",
         action="append",
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**31 - 1}")
     return int(text)
 
 
@@ -96,7 +102,6 @@ def _train(arguments: argparse.Namespace) -> None:
             "steps": arguments.steps,
             "precision": arguments.precision or "float32",
         }
-    left_out: list[MrsrError] = []
     with Progress("reading", len(paths)) as progress:
         pairs = PatchPairs(
             paths,
@@ -104,14 +109,13 @@ def _train(arguments: argparse.Namespace) -> None:
             seed=facts["seed"],
             cache_bytes=arguments.cache,
             nan=arguments.nan,
-            on_bad_scan=left_out.append if arguments.skip_bad else None,
+            on_bad_scan=(lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None,
             on_scan_read=progress.advance,
         )
-    for error in left_out:
-        cli.warn(f"left out: {error}")
-    facts |= {"scans": len(pairs.paths), "validation_scans": len(held_out)}
+    data = {"data": run_folder.fingerprint(pairs.paths), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
-        _check_same_data(arguments, facts, run_folder.read_run(arguments.run)[1])
+        _check_same_data(arguments.run, data, facts)
+    facts |= data
     validation = None
     if held_out:
         validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)
@@ -143,14 +147,10 @@ def _refuse_overlap(paths: Sequence[Path], held_out: Sequence[Path]) -> None:
         )
 
 
-def _check_same_data(arguments: argparse.Namespace, facts: dict, recorded: dict) -> None:
-
-    for key in ("scans", "validation_scans"):
-        if facts[key] != recorded[key]:
-            raise DataError(
-                f"{arguments.run}: the run began with {recorded[key]} {key.replace('_', ' ')}, now there are "
-                f"{facts[key]}; give the same --data and --validation to go on"
-            )
+def _check_same_data(run: Path, data: dict[str, str], recorded: dict) -> None:
+    for key, option in (("data", "--data"), ("validation_data", "--validation")):
+        if data[key] != recorded[key]:
+            raise DataError(f"{run}: the run began with other scans than {option} names; give the same to go on")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class Volume:
     def resampled(self, data: np.ndarray, grid_map: GridMap) -> Volume:
         """The volume that holds ``data`` (x, y, z) on the grid which ``grid_map`` makes of this one's."""
         return replace(self, data=data, affine=grid_map.apply_to_affine(self.affine))
+
+    def with_axes(self, order: Sequence[int]) -> Volume:
+        """The same scan with its array axes in another order: new axis i is old axis ``order[i]``."""
+        return replace(self, data=self.data.transpose(order), affine=self.affine[:, [*order, 3]])
 
 
 def read_volume(path: str | Path, *, nan: str = "refuse") -> Volume:

@@ -6,9 +6,9 @@ import tensorflow as tf
 from tests import scans
 from tf_mrsr import recipe
 from tf_mrsr.errors import ModelError, VolumeError
-from tf_mrsr.geometry import GridMap
+from tf_mrsr.geometry import GridMap, slices_last
 from tf_mrsr.inference import models
-from tf_mrsr.inference.super_resolver import UNLIMITED, SuperResolver
+from tf_mrsr.inference.super_resolver import UNLIMITED, SuperResolver, slice_order
 from tf_mrsr.networks import sanchez2018
 from tf_mrsr.networks.structure import fold_batch_norm, reach, split
 from tf_mrsr.volume import Volume
@@ -94,6 +94,28 @@ def test_intensity_and_affine():
     # Centre of the first block of 2 x 2 x 2 output voxels = centre of the first input voxel.
     np.testing.assert_allclose(result["affine"].numpy() @ [0.5, 0.5, 0.5, 1], scans.OBLIQUE @ [0, 0, 0, 1], atol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(result["affine"][:3, :3], axis=0), [0.45, 0.55, 1.0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_graph_orders_axes_as_the_geometry_does(seed):
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * rng.choice([0.8, 1.0, 1.02, 3.0], 3)
+    assert tuple(slice_order(tf.constant(affine)).numpy()) == slices_last(affine)
+
+
+def test_slices_last_and_back():
+    """Repeating voxels along the last axis of the network repeats them along the scan's thick axis, here the first."""
+    low_res = keras.Input((None, None, None, 1))
+    repeated = keras.Model(low_res, keras.layers.UpSampling3D((1, 1, 3))(low_res))
+    resolver = SuperResolver(repeated, GridMap.block_average((1, 1, 3)).inverse(), "standard", slices_last=True)
+    affine = np.array([[0, 0, 1.0, 5], [0, -1.1, 0, 7], [6.0, 0, 0, -9], [0, 0, 0, 1]])
+    volume = scans.blobs((8, 9, 10), affine) + 5
+    result = resolver(volume, affine, UNLIMITED)
+    np.testing.assert_allclose(result["volume"], volume.repeat(3, 0), rtol=1e-4)
+    expected = GridMap.block_average((3, 1, 1)).inverse().apply_to_affine(affine)
+    np.testing.assert_allclose(result["affine"], expected, atol=1e-9)
 
 
 def test_one_graph_for_all_shapes():

@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mrsr import __version__, networks, recipe, run_folder
-from tf_mrsr.errors import ModelError, OutputError, VolumeError
+from tf_mrsr.cohort import MIN_VOXELS, check_size
+from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.networks.structure import reach
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
 
-# Below this a network sees more of its own zero padding than of the scan.
-MIN_VOXELS = 8
 _EXTRA_FOLDER = "assets.extra"
 
 
@@ -38,7 +38,7 @@ class Model(NamedTuple):
         """The volume (x, y, z) on the network's finer grid, in the scan's intensities.
 
         Raises:
-            VolumeError: if it is too small, or does not fit into the memory there is.
+            VolumeError: if it is too small, does not fit into the memory there is, or the result is not finite.
         """
         check_size(volume)
         try:
@@ -48,19 +48,34 @@ class Model(NamedTuple):
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
             raise VolumeError(f"a volume of {shape} voxels needs more memory than there is; lower --memory") from error
-        return replace(volume, data=result["volume"].numpy(), affine=result["affine"].numpy())
+        data = result["volume"].numpy()
+        if not np.all(np.isfinite(data)):
+            raise VolumeError(
+                f"the result is not finite; the scan's intensities go up to {volume.data.max():.3g}, "
+                "rescale them if that is extreme, else the model is broken"
+            )
+        return replace(volume, data=data, affine=result["affine"].numpy())
 
 
-def check_size(volume: Volume) -> None:
-    """Raises a VolumeError if an axis is too short for a network to see anything."""
-    if min(volume.shape) < MIN_VOXELS:
-        shape = "x".join(map(str, volume.shape))
-        raise VolumeError(f"the volume has {shape} voxels; the network needs {MIN_VOXELS} or more along each axis")
+def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
+    """The generator that a recipe describes, with fresh weights.
+
+    Raises:
+        RecipeError: if the arguments do not fit the network, or it does not enlarge by the degradation's factors.
+    """
+    generator = networks.build(recipe_.network.name, "generator", recipe_.generator_arguments(), precision)
+    factors = recipe_.training_degradation().factors
+    if reach(generator).scale != factors:
+        raise RecipeError(
+            f"the generator enlarges by {reach(generator).scale}, but the degradation's factors are {factors}"
+        )
+    return generator
 
 
 def resolver_for(recipe_: Recipe, generator: keras.Model) -> SuperResolver:
     """The resolver around a generator that the recipe describes."""
-    return SuperResolver(generator, recipe_.training_degradation().network_grid_map(), recipe_.intensity.kind)
+    grid_map = recipe_.training_degradation().network_grid_map()
+    return SuperResolver(generator, grid_map, recipe_.intensity.kind, slices_last=recipe_.axes == "slices_last")
 
 
 def load(folder: str | Path) -> Model:
@@ -77,7 +92,7 @@ def load(folder: str | Path) -> Model:
     if not (folder / run_folder.RUN_FILE).exists():
         raise ModelError(f"{folder}: neither a run folder ({run_folder.RUN_FILE}) nor a SavedModel (saved_model.pb)")
     recipe_, _ = run_folder.read_run(folder)
-    generator = networks.build(recipe_.network.name, "generator", recipe_.network.generator)
+    generator = build_generator(recipe_)
     run_folder.restore_generator(folder, generator)
     return Model(recipe_, resolver_for(recipe_, generator))
 
@@ -88,14 +103,14 @@ def _load_saved_model(folder: Path) -> Model:
         raise ModelError(f"{folder}: a SavedModel, but not one of tf_mrsr ({_EXTRA_FOLDER}/recipe.yaml is missing)")
     try:
         resolver = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except run_folder.DAMAGED as error:
         raise ModelError(f"{folder}: the SavedModel is damaged; fetch or export it again") from error
     return Model(recipe.load(recipe_file), resolver)
 
 
 def export_run(folder: Path, recipe_: Recipe) -> None:
     """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
-    generator = networks.build(recipe_.network.name, "generator", recipe_.network.generator)
+    generator = build_generator(recipe_)
     run_folder.restore_generator(folder, generator)
     save(Model(recipe_, resolver_for(recipe_, generator)), folder / run_folder.SAVED_MODEL_FOLDER)
 
@@ -112,5 +127,5 @@ def save(model: Model, folder: Path) -> None:
         (extra / "version.json").write_text(json.dumps({"tf_mrsr": __version__}) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise OutputError(f"{folder}: cannot be written; check the folder and the disk") from error

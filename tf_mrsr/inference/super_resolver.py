@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_mrsr import intensity
-from tf_mrsr.geometry import GridMap
+from tf_mrsr.geometry import THICK_RATIO, GridMap
 from tf_mrsr.inference.tiling import plan, tile
 from tf_mrsr.networks.structure import POINTWISE, assign_folded, fold_batch_norm, reach, split
 
@@ -27,9 +27,13 @@ class SuperResolver(tf.Module):
         generator: functional model, (batch, x, y, z, 1) -> the same at the higher resolution.
         grid_map: from output index to input index.
         intensity_kind: a key of ``tf_mrsr.intensity.KINDS``.
+        slices_last: brings the slice axis last before the network and back after it, as
+            ``tf_mrsr.geometry.slices_last`` finds it.
     """
 
-    def __init__(self, generator: keras.Model, grid_map: GridMap, intensity_kind: str) -> None:
+    def __init__(
+        self, generator: keras.Model, grid_map: GridMap, intensity_kind: str, *, slices_last: bool = False
+    ) -> None:
         super().__init__(name="super_resolver")
         self._folded = folded = fold_batch_norm(generator)
         # Keras variables are not tracked by tf.Module, their TensorFlow variables are.
@@ -43,6 +47,7 @@ class SuperResolver(tf.Module):
         self._output_bytes = 4 * _product(reach(folded).scale)
         self._grid_matrix = grid_map.matrix()
         self._intensity_kind = intensity_kind
+        self._slices_last = slices_last
 
     def update(self, generator: keras.Model) -> None:
         """Takes over the weights of a generator of the same build, which may compute in another precision."""
@@ -66,10 +71,18 @@ class SuperResolver(tf.Module):
         Returns:
             "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
         """
-        window = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf, f"reduce_{name}")(volume))
+        order = slice_order(affine) if self._slices_last else tf.range(3)
+        volume = tf.transpose(volume, order)
+        window = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
         scaled = window.to_network(volume)[..., None]
-        result = self._network(scaled, memory_bytes)[..., 0]
-        return {"volume": window.to_scan(result), "affine": affine @ tf.constant(self._grid_matrix, tf.float64)}
+        result = window.to_scan(self._network(scaled, memory_bytes)[..., 0])
+        # Columns of the affine belong to array axes: there and back like the volume.
+        columns = tf.concat([order, [3]], axis=0)
+        fine = tf.gather(affine, columns, axis=1) @ tf.constant(self._grid_matrix, tf.float64)
+        return {
+            "volume": tf.transpose(result, tf.math.invert_permutation(order)),
+            "affine": tf.gather(fine, tf.math.invert_permutation(columns), axis=1),
+        }
 
     def _network(self, volume: tf.Tensor, memory_bytes: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(volume)[:3]
@@ -108,6 +121,19 @@ class SuperResolver(tf.Module):
                 piece=piece,
             )
         return function
+
+
+def slice_order(affine: tf.Tensor) -> tf.Tensor:
+    """``tf_mrsr.geometry.slices_last`` inside a graph: int32 (3,) of an affine (4, 4)."""
+    spacing = tf.norm(affine[:3, :3], axis=0)
+    directions = tf.abs(affine[:3, :3] / spacing)
+    ascending = tf.sort(spacing)
+    decides = tf.where(ascending[2] > THICK_RATIO * ascending[1], spacing, directions[2])
+    slice_axis = tf.argmax(decides, output_type=tf.int32)
+    in_plane = tf.boolean_mask(tf.range(3), tf.range(3) != slice_axis)
+    turned = directions[0, in_plane[1]] > directions[0, in_plane[0]]
+    in_plane = tf.where(turned, in_plane[::-1], in_plane)
+    return tf.concat([in_plane, [slice_axis]], axis=0)
 
 
 # Over what a layer reads and writes; measured as 1.0 (deconvolution) to 1.45 (resize convolution) with oneDNN.

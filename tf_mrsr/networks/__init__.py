@@ -7,6 +7,7 @@ that ends its low-resolution part is named ``structure.TRUNK_END``.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,12 @@ def build(network: str, part: str, arguments: Mapping[str, Any], precision: str 
     if network not in NAMES:
         raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
     builder = getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)
+    parameters = inspect.signature(builder).parameters
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(parameters)}")
+        if parameters[name].annotation == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+            raise RecipeError(f"network.{part}.{name} must be a whole number, got {value!r}")
     saved = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -47,12 +47,16 @@ def generator(
         output_activation: None as in figure 2; the program has "tanh" after its resize network only.
 
     Raises:
-        ValueError: if the factor is not a power of two or the up-sampling unknown.
+        ValueError: if the factor is not a power of two, the up-sampling unknown, or a number too small.
     """
     if scale_factor < 2 or scale_factor & (scale_factor - 1):
         raise ValueError(f"scale_factor must be a power of two, 2 or more, got {scale_factor}")
     if upsampling not in UPSAMPLINGS:
         raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
+    if filters < 1 or num_residual_blocks < 0:
+        raise ValueError(
+            f"filters must be 1 or more, num_residual_blocks 0 or more, got {filters}, {num_residual_blocks}"
+        )
     upsampling_block = {"resize": _resize_block, "subpixel": _subpixel_block, "subpixel_nn": _subpixel_nn_block}[
         upsampling
     ]
@@ -81,7 +85,12 @@ def discriminator(
     Args:
         patch_shape: voxels of a high-resolution patch (x, y, z).
         filters: filters of the convolutions, whose strides are 1, 2, 1, 2, ...
+
+    Raises:
+        ValueError: if there are no filters.
     """
+    if not filters or min(filters) < 1:
+        raise ValueError(f"filters must be one or more numbers of 1 or more, got {filters}")
     patch = keras.Input((*patch_shape, 1), name="patch")
     x = _conv(filters[0], "conv1")(patch)
     x = _leaky_relu("conv1_act", DISCRIMINATOR_SLOPE)(x)

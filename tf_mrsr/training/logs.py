@@ -26,7 +26,7 @@ class CsvLog:
         self._columns = ["step", *columns]
         rows = []
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as stream:
+            with path.open(newline="", encoding="utf-8", errors="replace") as stream:
                 rows = [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= first_step]
         temporary = path.with_name(f".{path.name}.partial")
         with temporary.open("w", newline="", encoding="utf-8") as stream:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tf_mrsr import networks, run_folder
 from tf_mrsr.errors import ModelError, RecipeError
-from tf_mrsr.inference.models import export_run, resolver_for
+from tf_mrsr.inference.models import build_generator, export_run, resolver_for
 from tf_mrsr.pipeline import PatchPairs
 from tf_mrsr.progress import Progress
 from tf_mrsr.recipe import Recipe
@@ -79,23 +79,22 @@ class Trainer:
         with self._strategy.scope():
             self._build()
         if validation is not None:
-            generator = networks.build(recipe.network.name, "generator", recipe.network.generator)
-            self._resolver = resolver_for(recipe, generator)
+            self._resolver = resolver_for(recipe, build_generator(recipe))
 
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
-        self.generator = networks.build(recipe.network.name, "generator", recipe.network.generator, precision)
+        self.generator = build_generator(recipe, precision)
         self.discriminator = None
         if any(stage.discriminator is not None for stage in recipe.stages):
-            arguments = {"patch_shape": recipe.patches.shape, **recipe.network.discriminator}
+            arguments = {"patch_shape": self._pairs.patch_shape, **recipe.network.discriminator}
             self.discriminator = networks.build(recipe.network.name, "discriminator", arguments, precision)
         self._optimizers = []
         lengths = np.diff([0, *self._stage_ends])
         for stage, length in zip(recipe.stages, lengths, strict=True):
-            pair = [make_optimizer(stage.generator.optimizer, int(length)), None]
+            pair = [make_optimizer(stage.generator.optimizer, int(length), self._pairs.steps_per_epoch), None]
             pair[0].build(self.generator.trainable_variables)
             if stage.discriminator is not None:
-                pair[1] = make_optimizer(stage.discriminator.optimizer, int(length))
+                pair[1] = make_optimizer(stage.discriminator.optimizer, int(length), self._pairs.steps_per_epoch)
                 pair[1].build(self.discriminator.trainable_variables)
             self._optimizers.append(pair)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -115,15 +114,22 @@ class Trainer:
 
         Raises:
             ModelError: if the checkpoint is damaged or of other networks.
+            RecipeError: if more steps are done than there are to do.
         """
         self._folder = folder
+        latest = run_folder.latest_checkpoint(folder / run_folder.STATE_FOLDER)
         self._states = tf.train.CheckpointManager(self._state, folder / run_folder.STATE_FOLDER, max_to_keep=2)
         self._generators = run_folder.generator_manager(folder, self.generator)
-        if self._states.latest_checkpoint is not None:
+        if latest is not None:
             try:
-                self._state.restore(self._states.latest_checkpoint).assert_consumed()
-            except (AssertionError, ValueError, tf.errors.OpError) as error:
-                raise ModelError(f"{folder}: the newest checkpoint is damaged or of another recipe") from error
+                self._state.restore(latest).assert_consumed()
+            except run_folder.DAMAGED as error:
+                raise ModelError(
+                    f"{folder}: the newest checkpoint in {run_folder.STATE_FOLDER}/ is damaged or of another recipe; "
+                    "put back a copy, or start a new run"
+                ) from error
+        if int(self._step) > self.total_steps:
+            raise RecipeError(f"{folder}: {int(self._step)} steps are done already, more than {self.total_steps}")
         return int(self._step)
 
     @property
@@ -157,9 +163,7 @@ class Trainer:
             if step % LOG_EVERY == 0 or step == end:
                 means = {name: float(np.mean([losses[name] for losses in pending])) for name in pending[0]}
                 if not all(np.isfinite(value) for value in means.values()):
-                    raise ModelError(
-                        f"{self._folder}: the loss became NaN or infinite by step {step}; lower the learning rate"
-                    )
+                    raise self._diverged(step)
                 means["steps_per_second"] = len(pending) / (time.monotonic() - mark)
                 self._log.write(step, means)
                 self._board.write(step, means)
@@ -168,7 +172,7 @@ class Trainer:
             if self._validation is not None and (step % per_epoch == 0 or step == self.total_steps):
                 self._validate(step)
             if step == end or time.monotonic() - saved >= 60 * self._settings.checkpoint_minutes:
-                self._states.save(checkpoint_number=step)
+                run_folder.save_checkpoint(self._states, step)
                 if self._validation is None:
                     self._publish_generator()
                 saved = time.monotonic()
@@ -205,10 +209,12 @@ class Trainer:
         names = ["generator_loss"]
         for stage in self._recipe.stages:
             names += [term.loss for term in stage.generator.content]
+            names += ["weight_regularization"] if stage.generator.weight_regularization > 0 else []
             names += ["adversarial_loss", "discriminator_loss"] if stage.discriminator is not None else []
         return list(dict.fromkeys(names))
 
     def _validate(self, step: int) -> None:
+        self._check_weights(step)
         with self._inference_statistics():
             # One graph for the whole run, and float32 as in prediction whatever the training's precision.
             self._resolver.update(self.generator)
@@ -217,11 +223,21 @@ class Trainer:
             self._board.write(step, scores)
             if scores["psnr"] > float(self._best_psnr):
                 self._best_psnr.assign(scores["psnr"])
-                self._generators.save(checkpoint_number=step)
+                run_folder.save_checkpoint(self._generators, step)
+
+    def _check_weights(self, step: int) -> None:
+        if not all(np.all(np.isfinite(variable.numpy())) for variable in self.generator.weights):
+            raise self._diverged(step)
+
+    def _diverged(self, step: int) -> ModelError:
+        return ModelError(
+            f"{self._folder}: losses or weights became NaN or infinite by step {step}; lower the learning rates"
+        )
 
     def _publish_generator(self) -> None:
         with self._inference_statistics():
-            self._generators.save(checkpoint_number=int(self._step))
+            self._check_weights(int(self._step))
+            run_folder.save_checkpoint(self._generators, int(self._step))
 
     def _inference_statistics(self) -> AbstractContextManager[None]:
         """Puts the batch-norm statistics in place which the recipe predicts with."""

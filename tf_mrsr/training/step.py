@@ -19,11 +19,19 @@ class Labels(NamedTuple):
     generator: tf.Tensor
 
 
-def make_optimizer(spec: Optimizer, steps: int) -> keras.optimizers.Adam:
-    """Adam as TensorFlow 1 has it: update lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)."""
+def make_optimizer(spec: Optimizer, steps: int, steps_per_epoch: int = 1) -> keras.optimizers.Adam:
+    """Adam as TensorFlow 1 has it: update lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon).
+
+    Args:
+        spec: the recipe's.
+        steps: of the whole stage.
+        steps_per_epoch: of an epoch.
+    """
     rate = spec.learning_rate
     if spec.final_learning_rate is not None:
         rate = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=spec.final_learning_rate / rate)
+    if spec.decay_per_epoch is not None:
+        rate = keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, spec.decay_per_epoch, staircase=True)
     return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon)
 
 
@@ -33,8 +41,8 @@ class AdversarialStep:
     The order, for a stage with a discriminator (without one, only the generator's content loss remains):
 
     1. G(low) in training mode, once; both updates see this output, for G does not change in between.
-    2. D(high), then D(G(low)), in training mode; discriminator loss; D is updated.
-    3. D(G(low)) in training mode by the updated D; generator loss; G is updated.
+    2. D(high), then D(G(low)), in training mode, or both as one batch; discriminator loss; D is updated.
+    3. D(G(low)), or again the joint batch, in training mode by the updated D; generator loss; G is updated.
 
     Args:
         stage: losses, weights and label bounds.
@@ -107,6 +115,8 @@ class AdversarialStep:
         results |= generator_results
         variables = self._generator.trainable_variables
         gradients["generator"] = generator_tape.gradient(generated, variables, output_gradients=output_gradient)
+        if self._stage.generator.weight_regularization > 0:
+            self._add_weight_regularization(results, gradients["generator"], variables)
         self._generator_optimizer.apply(gradients["generator"], variables)
         return results, gradients
 
@@ -117,8 +127,7 @@ class AdversarialStep:
         loss_function = losses.ADVERSARIAL[spec.loss]
         variables = self._discriminator.trainable_variables
         with tf.GradientTape() as tape:
-            real_scores = self._scores(high_res, spec.scores)
-            generated_scores = self._scores(tf.stop_gradient(generated), spec.scores)
+            real_scores, generated_scores = self._scores(high_res, tf.stop_gradient(generated), spec.scores)
             loss = loss_function(real_scores, labels.real) + loss_function(generated_scores, labels.generated)
             loss = spec.weight * loss / self._replicas
         gradients = tape.gradient(loss, variables)
@@ -137,15 +146,40 @@ class AdversarialStep:
                 results[term.loss] = loss if losses.grows_with_batch(term.loss) else loss / self._replicas
             if self._discriminator is not None:
                 adversarial = spec.adversarial
-                scores = self._scores(generated, adversarial.scores)
+                _, scores = self._scores(high_res, generated, adversarial.scores, real_needed=False)
                 loss = adversarial.weight * losses.ADVERSARIAL[adversarial.loss](scores, labels.generator)
                 results["adversarial_loss"] = loss / self._replicas
             total = tf.add_n(list(results.values()))
         return {"generator_loss": total, **results}, tape.gradient(total, generated)
 
-    def _scores(self, patches: tf.Tensor, kind: str) -> tf.Tensor:
-        logits = self._discriminator(patches, training=True)
-        return tf.sigmoid(logits) if kind == "probability" else logits
+    def _add_weight_regularization(
+        self, results: dict[str, tf.Tensor], gradients: list[tf.Tensor], variables: list[keras.Variable]
+    ) -> None:
+        with tf.GradientTape() as tape:
+            loss = losses.squared_weights(self._generator) * self._stage.generator.weight_regularization
+            loss = loss / self._replicas
+        penalties = tape.gradient(loss, variables)
+        for i, penalty in enumerate(penalties):
+            if penalty is not None:
+                gradients[i] = gradients[i] + penalty
+        results["weight_regularization"] = loss
+        results["generator_loss"] += loss
+
+    def _scores(
+        self, high_res: tf.Tensor, generated: tf.Tensor, kind: str, *, real_needed: bool = True
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """Scores of real and generated patches (batch, 1); the real ones are None where nobody needs them."""
+        real = None
+        if self._stage.discriminator.joint_batch:
+            logits = self._discriminator(tf.concat([high_res, generated], axis=0), training=True)
+            real, fake = tf.split(logits, 2)
+        else:
+            if real_needed:
+                real = self._discriminator(high_res, training=True)
+            fake = self._discriminator(generated, training=True)
+        if kind == "logits":
+            return real, fake
+        return (None if real is None else tf.sigmoid(real)), tf.sigmoid(fake)
 
     def _draw_labels(self, count: tf.Tensor, step: tf.Tensor) -> Labels:
         discriminator, generator = self._stage.discriminator.adversarial, self._stage.generator.adversarial

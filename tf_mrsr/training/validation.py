@@ -23,7 +23,7 @@ class Validation:
         nan: see ``tf_mrsr.volume.read_volume``.
 
     Raises:
-        VolumeError: if a scan cannot be used.
+        VolumeError, DataError: if a scan cannot be used.
     """
 
     def __init__(self, paths: Sequence[Path], recipe: Recipe, *, memory_bytes: int, nan: str = "refuse") -> None:
