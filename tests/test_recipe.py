@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from tf_mrsr import networks, recipe
 from tf_mrsr.errors import RecipeError
 from tf_mrsr.inference import models
+from tf_mrsr.report import fidelity
 
 PAPER = [f"sanchez2018_srgan3d_x{f}_{u}" for f in (2, 4) for u in ("resize", "subpixel", "subpixel_nn")]
 
@@ -185,3 +188,10 @@ def test_a_network_that_enlarges_otherwise_is_refused():
     )
     with pytest.raises(RecipeError, match="enlarges by"):
         models.build_generator(wrong)
+
+
+def test_the_page_of_departures_is_up_to_date():
+    page = Path(__file__).parents[1] / "docs" / "fidelity.md"
+    assert page.read_text(encoding="utf-8") == fidelity.page(), (
+        "run python -m tf_mrsr.report.fidelity > docs/fidelity.md"
+    )
