@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tests import golden, scans
 from tf_mrsr import __main__, cli, evaluate, predict, recipe, train
+from tf_mrsr.degradation import BlockAverage
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -247,6 +248,24 @@ def test_thick_slices_along_any_axis(tmp_path):
     summary = json.loads((results / "table.json").read_text())["summary"]
     assert list(summary) == ["nearest", "linear", "cubic", "bspline4", "network"]
     assert summary["bspline4"]["psnr"]["mean"] > summary["nearest"]["psnr"]["mean"]
+
+
+def test_real_pairs_by_a_table(tmp_path):
+    """A thick and a thin scan of one person, listed; train on them, then measure on them."""
+    thin_affine = np.diag([1.0, 1.1, 1.2, 1.0])
+    thin = scans.blobs((16, 18, 24), thin_affine) + 20
+    average = BlockAverage((1, 1, 3))
+    scans.save(tmp_path / "thin.nii.gz", thin, thin_affine)
+    thick_affine = average.grid_map(thin.shape).apply_to_affine(thin_affine)
+    scans.save(tmp_path / "thick.nii.gz", 3 * average(thin), thick_affine)
+    (tmp_path / "pairs.csv").write_text("low_res,high_res\nthick.nii.gz,thin.nii.gz\n")
+    tiny = ["--set", "network.generator.filters=4", "--set", "batch_size=1"]
+    argv = ["--recipe", "li2017_3dsrcnn_r3", "--data", str(tmp_path / "pairs.csv"), "--run", str(tmp_path / "run")]
+    assert train.main([*argv, *tiny, "--steps", "2"]) == 0
+    argv = ["--model", str(tmp_path / "run"), "--data", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "results")]
+    assert evaluate.main(argv) == 0
+    summary = json.loads((tmp_path / "results" / "table.json").read_text())["summary"]
+    assert summary["cubic"]["psnr"]["mean"] > 25  # aligned and on the thin scan's scale
 
 
 def _weights(run):

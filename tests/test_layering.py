@@ -13,7 +13,7 @@ PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress"},
     {"geometry", "volume", "nifti", "intensity"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort"},
+    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
     {"networks"},
     {"recipe"},
     {"pipeline", "evaluation", "run_folder"},
@@ -34,6 +34,7 @@ WITHOUT_TENSORFLOW = [
     "metrics",
     "baselines",
     "cohort",
+    "pairs",
     "recipe",
     "evaluation",
     "train",

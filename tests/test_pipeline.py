@@ -5,6 +5,7 @@ import pytest
 
 from tests import scans
 from tf_mrsr import recipe
+from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import GaussianDecimation
 from tf_mrsr.errors import DataError, VolumeError
 from tf_mrsr.pipeline import PatchPairs
@@ -15,7 +16,7 @@ SHAPE = (24, 22, 20)
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
-    return [scans.save(folder / f"sub-{i}.nii.gz", scans.blobs(SHAPE, np.eye(4), seed=i) + 1) for i in range(3)]
+    return [Scan(scans.save(folder / f"sub-{i}.nii.gz", scans.blobs(SHAPE, np.eye(4), seed=i) + 1)) for i in range(3)]
 
 
 def grid_recipe(*overrides):
@@ -51,7 +52,7 @@ def test_the_programs_order_is_patch_measure_degrade(cohort):
 
 
 def test_whole_axes_are_as_long_as_the_shortest_scan(cohort, tmp_path):
-    short = scans.save(tmp_path / "short.nii.gz", scans.blobs((24, 22, 16), np.eye(4)) + 1)
+    short = Scan(scans.save(tmp_path / "short.nii.gz", scans.blobs((24, 22, 16), np.eye(4)) + 1))
     chosen = recipe.load("li2017_3dsrcnn_r3", ["patches.shape=[12,12,0]", "patches.step=[12,12,0]", "batch_size=1"])
     pairs = PatchPairs([*cohort, short], chosen, seed=0)
     assert pairs.patch_shape == (12, 12, 15)
@@ -121,14 +122,16 @@ def test_batches_from_many_threads(cohort):
 
 def test_bad_scans(cohort, tmp_path):
     broken = tmp_path / "broken.nii.gz"
-    broken.write_bytes(cohort[0].read_bytes()[:500])
-    flat = scans.save(tmp_path / "flat.nii.gz", np.full(SHAPE, 3, np.float32))
+    broken.write_bytes(cohort[0].high_res.read_bytes()[:500])
+    broken = Scan(broken)
+    flat = Scan(scans.save(tmp_path / "flat.nii.gz", np.full(SHAPE, 3, np.float32)))
     small = scans.save(tmp_path / "small.nii.gz", np.ones((4, 4, 4), np.float32) + np.arange(4, dtype=np.float32))
+    small = Scan(small)
     with pytest.raises(VolumeError, match=r"broken\.nii\.gz"):
         PatchPairs([cohort[0], broken], grid_recipe(), seed=0)
     errors = []
     pairs = PatchPairs([broken, cohort[0], flat, small], grid_recipe(), seed=0, on_bad_scan=errors.append)
-    assert pairs.paths == [cohort[0]]
+    assert pairs.scans == [cohort[0]]
     assert [word in str(e) for word, e in zip(("damaged", "all voxels", "smaller patch"), errors, strict=True)] == [
         True
     ] * 3

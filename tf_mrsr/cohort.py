@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tf_mrsr.errors import DataError, VolumeError
 from tf_mrsr.geometry import slices_last
@@ -13,6 +14,13 @@ from tf_mrsr.volume import Volume, is_nifti, read_volume
 # Along an axis with fewer voxels a network sees more of its own zero padding than of the scan.
 MIN_VOXELS = 8
 LIST_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+
+
+class Scan(NamedTuple):
+    """The files of one person: a high-resolution scan and, for real pairs, the low-resolution one."""
+
+    high_res: Path
+    low_res: Path | None = None
 
 
 def find_scans(sources: Sequence[str | Path]) -> list[Path]:
@@ -25,21 +33,32 @@ def find_scans(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         DataError: if a source does not exist, is of another kind, or nothing is found.
     """
-    found: dict[Path, None] = {}
+    scans = find_pairs(sources)
+    if any(scan.low_res is not None for scan in scans):
+        raise DataError(
+            "a list of pairs (low_res, high_res) was given where single scans are expected; use a column path"
+        )
+    return [scan.high_res for scan in scans]
+
+
+def find_pairs(sources: Sequence[str | Path]) -> list[Scan]:
+    """As ``find_scans``; lists may instead have the columns "low_res" and "high_res", one pair of scans per line."""
+    found: dict[Scan, None] = {}
     for source in map(Path, sources):
         if source.is_dir():
             files = sorted(p for p in source.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
             if not files:
                 raise DataError(f"{source}: no NIfTI file (.nii, .nii.gz) in this folder or below it")
+            scans = [Scan(file) for file in files]
         elif not source.exists():
             raise DataError(f"{source}: no such file or folder")
         elif source.suffix.lower() in LIST_SUFFIXES:
-            files = _read_list(source)
+            scans = _read_list(source)
         elif is_nifti(source):
-            files = [source]
+            scans = [Scan(source)]
         else:
             raise DataError(f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz) or a .csv/.tsv list")
-        found.update(dict.fromkeys(files))
+        found.update(dict.fromkeys(scans))
     return list(found)
 
 
@@ -69,19 +88,25 @@ def check_size(volume: Volume) -> None:
         raise VolumeError(f"the volume has {shape} voxels; the network needs {MIN_VOXELS} or more along each axis")
 
 
-def _read_list(path: Path) -> list[Path]:
+def _read_list(path: Path) -> list[Scan]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a list ({error})") from error
-    if not rows or "path" not in rows[0]:
-        raise DataError(f"{path}: expected a header line with a column 'path' and one scan per line below it")
+    columns = next((c for c in (("high_res", "low_res"), ("path",)) if rows and set(c) <= set(rows[0])), None)
+    if columns is None:
+        raise DataError(
+            f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res', and one scan "
+            "or pair per line below it"
+        )
+    scans = []
     for number, row in enumerate(rows, start=1):
-        if not row["path"] or not is_nifti(Path(row["path"])):
-            raise DataError(f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) in its column 'path'")
-    files = [path.parent / row["path"] for row in rows]
-    missing = [file for file in files if not file.is_file()]
+        for column in columns:
+            if not row[column] or not is_nifti(Path(row[column])):
+                raise DataError(f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) in its column {column!r}")
+        scans.append(Scan(*(path.parent / row[column] for column in columns)))
+    missing = [file for scan in scans for file in scan if file is not None and not file.is_file()]
     if missing:
         raise DataError(f"{path}: {len(missing)} of the listed files do not exist, the first is {missing[0]}")
-    return files
+    return scans

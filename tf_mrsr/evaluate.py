@@ -54,8 +54,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from tf_mrsr import cohort, metrics, volume
     from tf_mrsr.evaluation import prepare_case
 
-    paths = cohort.find_scans(arguments.data)
-    names = [volume.stem(path) for path in paths]
+    scans = cohort.find_pairs(arguments.data)
+    names = [volume.stem(scan.high_res) for scan in scans]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
@@ -90,9 +90,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / "figures").mkdir(parents=True)
         model.warm_up()
-        with Progress("evaluating", len(paths)) as progress:
-            for path in paths:
-                case = prepare_case(path, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
+        with Progress("evaluating", len(scans)) as progress:
+            for scan in scans:
+                case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
                 shown, best = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
                 for method, estimate in _estimates(case, model, arguments.memory):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tf_mrsr import baselines, metrics
-from tf_mrsr.cohort import check_size, read_scan
+from tf_mrsr.cohort import Scan, check_size
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import DataError, VolumeError
 from tf_mrsr.geometry import slices_last
+from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import NIFTI_SUFFIXES, Volume, read_volume, stem
 
@@ -36,11 +37,11 @@ class Case:
     degradation: Degradation
 
 
-def prepare_case(path: Path, recipe: Recipe, *, mask_source: str | Path, nan: str = "refuse") -> Case:
-    """Reads a scan and its mask, and degrades the scan as the recipe tests.
+def prepare_case(scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: str = "refuse") -> Case:
+    """Reads a scan and its mask, and degrades the scan as the recipe tests, or reads the other one of a real pair.
 
     Args:
-        path: the high-resolution scan.
+        scan: the files.
         recipe: names the degradation.
         mask_source: "auto" (see ``metrics.foreground_mask``), "none" for every voxel, or a folder that holds a mask
             of the scan's name, non-zero inside.
@@ -49,16 +50,14 @@ def prepare_case(path: Path, recipe: Recipe, *, mask_source: str | Path, nan: st
     Raises:
         VolumeError, DataError: if scan or mask cannot be used.
     """
-    truth = read_scan(path, nan=nan, axes=recipe.axes)
-    degradation = recipe.testing_degradation()
+    path, degradation = scan.high_res, recipe.testing_degradation()
+    truth, low_res = read_pair(scan, degradation, nan=nan, axes=recipe.axes)
     mask = _mask(path, truth, mask_source, nan)
     # Some degradations drop a rest that fills no low-resolution voxel; then nothing can be estimated there.
-    low_shape = degradation.low_shape(truth.shape)
-    cut = tuple(slice(0, m * f) for m, f in zip(low_shape, degradation.factors, strict=True))
+    cut = tuple(slice(0, m * f) for m, f in zip(low_res.shape, degradation.factors, strict=True))
     truth, mask = replace(truth, data=truth.data[cut]), mask[cut]
     if not mask.any():
         raise DataError(f"{path}: nothing of the scan lies in the mask")
-    low_res = truth.resampled(degradation(truth.data), degradation.grid_map(truth.shape))
     try:
         check_size(low_res)
     except VolumeError as error:

@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mrsr import intensity, patches
-from tf_mrsr.cohort import read_scan
+from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Recipe
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
@@ -48,7 +49,7 @@ class PatchPairs:
     Every scan is read once at construction, so that a damaged file is found before the first step.
 
     Args:
-        paths: high-resolution scans.
+        scans: high-resolution scans, or real pairs.
         recipe: says how patches are cut, degraded and scaled.
         seed: seed of the order and of the random places.
         cache_bytes: how much memory decoded scans may take; those that do not fit are read again when their turn comes.
@@ -65,7 +66,7 @@ class PatchPairs:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        scans: Sequence[Scan],
         recipe: Recipe,
         *,
         seed: int,
@@ -78,25 +79,25 @@ class PatchPairs:
         self._degradation = recipe.training_degradation()
         self._seed = seed
         self._nan = nan
-        self._cache: OrderedDict[Path, Pair] = OrderedDict()
+        self._cache: OrderedDict[Scan, Pair] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
-        self._paths: list[Path] = []
+        self._scans: list[Scan] = []
         shapes, largest = [], 0
-        for path in paths:
+        for scan in scans:
             try:
-                pair = self._pair(path)
-                _check_fits(path, pair.high_res.shape, recipe.patches.shape)
+                pair = self._pair(scan)
+                _check_fits(scan.high_res, pair.high_res.shape, recipe.patches.shape)
             except (VolumeError, DataError) as error:
                 if on_bad_scan is None:
                     raise
                 on_bad_scan(error)
                 continue
             largest = max(largest, pair.nbytes)
-            self._paths.append(path)
+            self._scans.append(scan)
             shapes.append(pair.high_res.shape)
             on_scan_read()
-        if not self._paths:
+        if not self._scans:
             raise DataError("none of the scans can be used for training")
         self.patch_shape = self._whole_axes(shapes)
         self._origins = [self._grid(shape) for shape in shapes]
@@ -107,8 +108,8 @@ class PatchPairs:
             raise DataError(f"the scans give fewer patches than one batch of {recipe.batch_size}; lower batch_size")
 
     @property
-    def paths(self) -> list[Path]:
-        return list(self._paths)
+    def scans(self) -> list[Scan]:
+        return list(self._scans)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -154,7 +155,7 @@ class PatchPairs:
         return window.to_network(high_res)
 
     def _place(self, epoch: int, scan: int, patch: int) -> tuple[Pair, patches.Index3]:
-        pair = self._pair(self._paths[scan])
+        pair = self._pair(self._scans[scan])
         if self._recipe.patches.kind == "grid":
             return pair, self._origins[scan][patch]
         rng = np.random.default_rng((self._seed, epoch, scan, patch))
@@ -169,7 +170,7 @@ class PatchPairs:
         return order
 
     def _make_order(self, epoch: int) -> list[tuple[int, int]]:
-        scans = list(range(len(self._paths)))
+        scans = list(range(len(self._scans)))
         if not self._recipe.patches.shuffle:
             return [(scan, patch) for scan in scans for patch in range(len(self._origins[scan]))]
         rng = np.random.default_rng((self._seed, epoch))
@@ -202,26 +203,27 @@ class PatchPairs:
         step = [s or p for s, p in zip(spec.step, self.patch_shape, strict=True)]
         return patches.grid_origins(shape, self.patch_shape, step, factors)
 
-    def _pair(self, path: Path) -> Pair:
+    def _pair(self, scan: Scan) -> Pair:
         with self._lock:
-            if path in self._cache:
-                self._cache.move_to_end(path)
-                return self._cache[path]
-        pair = self._read_pair(path)
+            if scan in self._cache:
+                self._cache.move_to_end(scan)
+                return self._cache[scan]
+        pair = self._read_pair(scan)
         with self._lock:
-            self._cache[path] = pair
+            self._cache[scan] = pair
             while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > self._cache_bytes:
                 self._cache.popitem(last=False)
         return pair
 
-    def _read_pair(self, path: Path) -> Pair:
-        high_res = read_scan(path, nan=self._nan, axes=self._recipe.axes).data
-        low_res = window = None
-        if self._recipe.patches.degrade == "volume" or self._recipe.intensity.per == "volume":
-            low_res = self._degradation(high_res)
-        if self._recipe.intensity.per == "volume":
-            window = intensity.measure(self._recipe.intensity.kind, low_res)
-        return Pair(high_res, low_res if self._recipe.patches.degrade == "volume" else None, window)
+    def _read_pair(self, scan: Scan) -> Pair:
+        by_patch = self._recipe.patches.degrade == "patch"
+        if by_patch and scan.low_res is not None:
+            raise DataError(f"{scan.low_res}: pairs of scans need a recipe with patches.degrade volume")
+        if by_patch and self._recipe.intensity.per == "patch":
+            return Pair(read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes).data, None, None)
+        high_res, low_res = read_pair(scan, self._degradation, nan=self._nan, axes=self._recipe.axes)
+        window = intensity.measure(self._recipe.intensity.kind, low_res.data)
+        return Pair(high_res.data, None if by_patch else low_res.data, window)
 
 
 def _check_fits(path: Path, shape: Sequence[int], patch: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tf_mrsr import recipe as recipes
+from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
 from tf_mrsr.recipe import Recipe
 
@@ -128,7 +129,7 @@ def save_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
         raise OutputError(f"{manager.directory}: cannot be written; check the folder and the disk") from error
 
 
-def fingerprint(paths: Sequence[Path]) -> str:
+def fingerprint(scans: Sequence[Scan]) -> str:
     """A hash of names and sizes of scans, which tells whether a run goes on with the data that it began with."""
-    lines = sorted(f"{path.name} {path.stat().st_size}" for path in paths)
+    lines = [" ".join(f"{path.name} {path.stat().st_size}" for path in scan if path is not None) for scan in scans]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
 from tf_mrsr.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from tf_mrsr.cohort import Scan
 
 EPILOG = """\
 examples:
@@ -82,9 +86,9 @@ def _train(arguments: argparse.Namespace) -> None:
         raise RecipeError("--resume goes on with the run's own recipe, seed and precision; leave those options out")
     # Whatever can be refused is refused before TensorFlow is loaded.
     chosen = None if arguments.resume else recipe.load(arguments.recipe, arguments.set)
-    paths = cohort.find_scans(arguments.data)
-    held_out = cohort.find_scans(arguments.validation) if arguments.validation else []
-    _refuse_overlap(paths, held_out)
+    scans = cohort.find_pairs(arguments.data)
+    held_out = cohort.find_pairs(arguments.validation) if arguments.validation else []
+    _refuse_overlap(scans, held_out)
 
     cli.load_tensorflow()
     from tf_mrsr import run_folder
@@ -102,9 +106,9 @@ def _train(arguments: argparse.Namespace) -> None:
             "steps": arguments.steps,
             "precision": arguments.precision or "float32",
         }
-    with Progress("reading", len(paths)) as progress:
+    with Progress("reading", len(scans)) as progress:
         pairs = PatchPairs(
-            paths,
+            scans,
             chosen,
             seed=facts["seed"],
             cache_bytes=arguments.cache,
@@ -112,7 +116,7 @@ def _train(arguments: argparse.Namespace) -> None:
             on_bad_scan=(lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None,
             on_scan_read=progress.advance,
         )
-    data = {"data": run_folder.fingerprint(pairs.paths), "validation_data": run_folder.fingerprint(held_out)}
+    data = {"data": run_folder.fingerprint(pairs.scans), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
         _check_same_data(arguments.run, data, facts)
     facts |= data
@@ -131,16 +135,16 @@ def _train(arguments: argparse.Namespace) -> None:
         run_folder.create_run(arguments.run, chosen, facts)
     done = trainer.open(arguments.run)
     print(
-        f"{chosen.name}: {len(pairs.paths)} scans, {pairs.steps_per_epoch} steps per epoch, "
+        f"{chosen.name}: {len(pairs.scans)} scans, {pairs.steps_per_epoch} steps per epoch, "
         f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"
     )
     trainer.run()
     print(f"{arguments.run}: trained; predict with --model {arguments.run}")
 
 
-def _refuse_overlap(paths: Sequence[Path], held_out: Sequence[Path]) -> None:
+def _refuse_overlap(scans: Sequence[Scan], held_out: Sequence[Scan]) -> None:
 
-    both = {path.resolve() for path in paths} & {path.resolve() for path in held_out}
+    both = {scan.high_res.resolve() for scan in scans} & {scan.high_res.resolve() for scan in held_out}
     if both:
         raise DataError(
             f"{len(both)} scans are in both --data and --validation, for instance {min(both)}; keep them apart"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from tf_mrsr.cohort import Scan
 from tf_mrsr.evaluation import evaluate_estimate, prepare_case
 from tf_mrsr.inference.models import Model
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -17,7 +17,7 @@ class Validation:
     """Degrades held-out scans, super-resolves them and compares.
 
     Args:
-        paths: high-resolution scans.
+        scans: high-resolution scans, or real pairs.
         recipe: says how they are degraded and compared.
         memory_bytes: see ``SuperResolver``.
         nan: see ``tf_mrsr.volume.read_volume``.
@@ -26,20 +26,20 @@ class Validation:
         VolumeError, DataError: if a scan cannot be used.
     """
 
-    def __init__(self, paths: Sequence[Path], recipe: Recipe, *, memory_bytes: int, nan: str = "refuse") -> None:
+    def __init__(self, scans: Sequence[Scan], recipe: Recipe, *, memory_bytes: int, nan: str = "refuse") -> None:
         self._recipe = recipe
         self._memory_bytes = memory_bytes
-        self._paths = list(paths)
+        self._scans = list(scans)
         self._nan = nan
-        for path in self._paths:
-            prepare_case(path, recipe, mask_source="auto", nan=nan)
+        for scan in self._scans:
+            prepare_case(scan, recipe, mask_source="auto", nan=nan)
 
     def measure(self, resolver: SuperResolver) -> dict[str, float]:
         """Mean of each metric over the scans."""
         model = Model(self._recipe, resolver)
         rows = []
-        for path in self._paths:
-            case = prepare_case(path, self._recipe, mask_source="auto", nan=self._nan)
+        for scan in self._scans:
+            case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
             estimate = model.super_resolve(case.low_res, self._memory_bytes).data
             rows.append(evaluate_estimate(case, estimate, self._recipe.evaluation.protocol))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

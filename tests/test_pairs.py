@@ -1,0 +1,85 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests import scans
+from tf_mrsr import baselines
+from tf_mrsr.cohort import Scan, find_pairs, find_scans
+from tf_mrsr.degradation import BlockAverage
+from tf_mrsr.errors import DataError
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.pairs import read_pair
+
+THIN = scans.OBLIQUE @ np.diag([1, 1, 0.5, 1])
+SHAPE = (20, 18, 24)
+BY_THREE = BlockAverage((1, 1, 3))
+
+
+def pair(tmp_path, thick_affine, thick_data):
+    thin = scans.save(tmp_path / "thin.nii.gz", scans.blobs(SHAPE, THIN) + 50, THIN)
+    return Scan(thin, scans.save(tmp_path / "thick.nii.gz", thick_data.astype(np.float32), thick_affine))
+
+
+def read(scan):
+    return read_pair(scan, BY_THREE, nan="refuse", axes="stored")
+
+
+def test_a_thick_scan_on_the_expected_grid_is_taken_as_it_is_but_for_its_scale(tmp_path):
+    thin = scans.blobs(SHAPE, THIN) + 50
+    thick = BY_THREE(thin)
+    scan = pair(tmp_path, BY_THREE.grid_map(SHAPE).apply_to_affine(THIN), 7 * thick + 100)
+    high_res, low_res = read(scan)
+    expected = (thick - thick.mean()) * (thin.std() / thick.std()) + thin.mean()
+    np.testing.assert_allclose(low_res.data, expected, rtol=1e-4)
+    np.testing.assert_allclose(low_res.affine, BY_THREE.grid_map(SHAPE).apply_to_affine(THIN), atol=1e-5)
+    assert high_res.shape == SHAPE
+
+
+def test_a_thick_scan_on_another_grid_is_resampled_in_world_space(tmp_path):
+    """A linear function of space, scanned on a grid that is shifted, flipped and longer, is found at its places."""
+    shift = GridMap((1, 1, 1), (-1.4, -0.7, -0.6)).apply_to_affine(BY_THREE.grid_map(SHAPE).apply_to_affine(THIN))
+    flip = shift @ np.array([[-1, 0, 0, 22], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    shape = (23, 20, 10)
+    places = nib.affines.apply_affine(flip, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1))
+    scan = pair(tmp_path, flip, places[..., 2] + 500)
+    _, low_res = read(scan)
+    index = np.stack(np.meshgrid(*map(np.arange, low_res.shape), indexing="ij"), -1)
+    z = nib.affines.apply_affine(low_res.affine, index)[..., 2]
+    np.testing.assert_allclose(np.corrcoef(low_res.data.ravel(), z.ravel())[0, 1], 1, atol=1e-5)
+
+
+def test_other_spacing_is_refused(tmp_path):
+    affine = GridMap.block_average((1, 1, 2)).apply_to_affine(THIN)
+    with pytest.raises(DataError, match=r"thick\.nii\.gz: voxels of 0\.90 x 1\.10 x 2\.00 mm.*asks for .* 3\.00 mm"):
+        read(pair(tmp_path, affine, np.random.default_rng(0).uniform(1, 2, (20, 18, 12))))
+
+
+def test_other_space_is_refused_with_the_overlap(tmp_path):
+    affine = GridMap((1, 1, 1), (10, 0, 0)).apply_to_affine(BY_THREE.grid_map(SHAPE).apply_to_affine(THIN))
+    with pytest.raises(DataError, match="covers 50% of the space"):
+        read(pair(tmp_path, affine, np.random.default_rng(0).uniform(1, 2, (20, 18, 8))))
+
+
+def test_lists_of_pairs(tmp_path):
+    for name in ("a.nii", "b.nii"):
+        scans.save(tmp_path / name, np.ones((4, 4, 4), np.float32))
+    (tmp_path / "pairs.csv").write_text("low_res,high_res,age\na.nii,b.nii,3\n")
+    assert find_pairs([tmp_path / "pairs.csv"]) == [Scan(tmp_path / "b.nii", tmp_path / "a.nii")]
+    with pytest.raises(DataError, match="where single scans are expected"):
+        find_scans([tmp_path / "pairs.csv"])
+    (tmp_path / "half.csv").write_text("low_res,high_res\na.nii,\n")
+    with pytest.raises(DataError, match=r"row 1 names no NIfTI file .* 'high_res'"):
+        find_pairs([tmp_path / "half.csv"])
+
+
+def test_interpolating_a_pair_back_is_better_than_not_aligning_it(tmp_path):
+    """The whole way: a thick scan of the same head on a shifted grid, brought to the thin one, then interpolated."""
+    shift = GridMap((1, 1, 1), (0, 0, -0.5)).apply_to_affine(BY_THREE.grid_map(SHAPE).apply_to_affine(THIN))
+    fine = GridMap((1, 1, 1 / 3), (0, 0, -1 / 3)).apply_to_affine(shift)
+    thick = BY_THREE(scans.blobs((20, 18, 27), fine)) + 50
+    high_res, low_res = read(pair(tmp_path, shift, thick))
+    back = GridMap.block_average((1, 1, 3)).inverse()
+    right = baselines.interpolate(low_res.data, back, SHAPE, "linear")
+    wrong = baselines.interpolate(thick[..., :8], back, SHAPE, "linear")
+    errors = [np.abs(estimate - high_res.data)[..., 4:-4].mean() for estimate in (right, wrong)]
+    assert errors[0] < 0.7 * errors[1]

@@ -1,0 +1,75 @@
+"""Real pairs: a low-resolution and a high-resolution scan of one person, brought onto matching grids."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from tf_mrsr.cohort import Scan, read_scan
+from tf_mrsr.degradation import Degradation
+from tf_mrsr.errors import DataError
+from tf_mrsr.geometry import voxel_spacing_mm
+from tf_mrsr.volume import Volume
+
+MIN_OVERLAP = 0.95
+SPACING_TOLERANCE = 0.05
+_SAME_PLACE_VOXELS = 1e-3
+
+
+def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> tuple[Volume, Volume]:
+    """The high-resolution volume, and the low-resolution one that the degradation makes of it or that was scanned.
+
+    A scanned low-resolution volume is resampled (linearly) onto the grid that the degradation would have made, and
+    brought to the high-resolution scan's mean and standard deviation, because two scans have two intensity scales.
+
+    Args:
+        scan: the files.
+        degradation: says which grid belongs to the high-resolution scan.
+        nan, axes: see ``tf_mrsr.cohort.read_scan``.
+
+    Raises:
+        VolumeError: if a file cannot be used.
+        DataError: if the spacings do not differ by the degradation's factors, or the two do not cover the same space.
+    """
+    high_res = read_scan(scan.high_res, nan=nan, axes=axes)
+    grid_map = degradation.grid_map(high_res.shape)
+    if scan.low_res is None:
+        return high_res, high_res.resampled(degradation(high_res.data), grid_map)
+    low_res = read_scan(scan.low_res, nan=nan, axes=axes)
+    shape = degradation.low_shape(high_res.shape)
+    affine = grid_map.apply_to_affine(high_res.affine)
+    _check_spacing(scan, low_res, affine, degradation)
+    data = _resample(scan, low_res, affine, shape)
+    scaled = (data - data.mean()) * (high_res.data.std() / data.std()) + high_res.data.mean()
+    return high_res, high_res.resampled(scaled, grid_map)
+
+
+def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradation: Degradation) -> None:
+    spacing, wanted = np.array(low_res.spacing_mm), np.array(voxel_spacing_mm(expected))
+    if np.any(np.abs(spacing / wanted - 1) > SPACING_TOLERANCE):
+        raise DataError(
+            f"{scan.low_res}: voxels of {_millimetres(spacing)}, but {scan.high_res} by factors {degradation.factors} "
+            f"asks for {_millimetres(wanted)}; resample one of them or change the factor"
+        )
+
+
+def _resample(scan: Scan, low_res: Volume, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    to_low = np.linalg.inv(low_res.affine) @ affine
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
+    moved = np.abs((corners @ (to_low - np.eye(4)).T)[:, :3]).max()
+    if shape == low_res.shape and moved < _SAME_PLACE_VOXELS:
+        return low_res.data
+    inside = ndimage.affine_transform(
+        np.ones(low_res.shape, np.float32), to_low[:3, :3], to_low[:3, 3], shape, order=0, mode="grid-constant"
+    )
+    overlap = float(inside.mean())
+    if overlap < MIN_OVERLAP:
+        raise DataError(
+            f"{scan.low_res} covers {overlap:.0%} of the space of {scan.high_res}, less than {MIN_OVERLAP:.0%}; "
+            "register them, or cut the larger one"
+        )
+    return ndimage.affine_transform(low_res.data, to_low[:3, :3], to_low[:3, 3], shape, order=1, mode="nearest")
+
+
+def _millimetres(spacing: np.ndarray) -> str:
+    return " x ".join(f"{s:.2f}" for s in spacing) + " mm"
