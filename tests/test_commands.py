@@ -17,7 +17,9 @@ import tensorflow as tf
 
 from tests import golden, scans
 from tf_mrsr import __main__, cli, evaluate, predict, recipe, train
+from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import BlockAverage
+from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -314,6 +316,48 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path):
     assert [row["step"] for row in read_csv(killed / "log.csv")] == ["10", "20", "30", "40"]
 
 
+def test_resume_can_go_further_where_the_learning_rate_is_constant(folder, tmp_path, capsys):
+    data = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
+    assert train.main([*TINY_GAN, *data, "--steps", "2"]) == 0
+    assert train.main(["--resume", *data, "--steps", "4"]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 4
+    capsys.readouterr()
+    assert train.main(["--resume", *data]) == 0  # nothing is left to do
+    assert train.main(["--resume", *data, "--steps", "3"]) == 1
+    assert "4 steps are done already" in capsys.readouterr().err
+
+
+def test_bfloat16_and_xla(folder, tmp_path):
+    argv = [*TINY_GAN, "--data", str(folder / "scans"), "--run", str(tmp_path / "run"), "--steps", "2"]
+    assert train.main([*argv, "--precision", "mixed_bfloat16", "--jit", "on"]) == 0
+    assert float(read_csv(tmp_path / "run" / "log.csv")[0]["generator_loss"]) > 0
+    argv = [str(folder / SCAN), "-o", str(tmp_path / "out.nii.gz"), "--model", str(tmp_path / "run")]
+    assert predict.main(argv) == 0
+
+
+def test_masks_of_cubes_with_their_slices_first(tmp_path):
+    """A mask lies on the scan's grid whatever order the axes are brought into."""
+    affine = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    scans.save(tmp_path / "a.nii", scans.blobs((24, 24, 24), affine) + 20, affine)
+    mask = np.zeros((24, 24, 24), np.uint8)
+    mask[6:18, 4:20, 2:22] = 1
+    (tmp_path / "masks").mkdir()
+    scans.save(tmp_path / "masks" / "a.nii", mask, affine)
+    case = prepare_case(Scan(tmp_path / "a.nii"), recipe.load("li2017_3dsrcnn_r3"), mask_source=tmp_path / "masks")
+    np.testing.assert_array_equal(case.mask, mask.transpose(2, 1, 0) != 0)
+
+
+def test_the_programs_recipes_measure_scans_of_odd_size_on_the_right_grid(tmp_path):
+    """Zoom needs a multiple of the factor; a perfect network then stands where the truth stands."""
+    scans.save(tmp_path / "a.nii", scans.blobs((49, 47, 46), np.eye(4)) + 20)
+    case = prepare_case(Scan(tmp_path / "a.nii"), recipe.load("sanchez2018_srgan3d_x2_resize_code"), mask_source="none")
+    assert case.truth.shape == (48, 46, 46)
+    assert case.low_res.shape == (24, 23, 23)
+    network = case.degradation.network_grid_map().apply_to_affine(case.low_res.affine)
+    middle = np.array([*(np.array(case.truth.shape) - 1) / 2, 1])
+    np.testing.assert_allclose(network @ middle, case.truth.affine @ middle, atol=1e-9)
+
+
 def test_another_seed_trains_other_weights(folder, tmp_path):
     for seed in ("1", "2"):
         argv = [
@@ -384,11 +428,6 @@ REFUSED = {
         ["--resume", "--data", "scans/sub-1.nii.gz", "--validation", "scans/sub-0.nii.gz", "--run", RUN],
         "began with other scans",
     ),
-    "fewer steps than done": (
-        train.main,
-        ["--resume", "--data", SCAN, "--validation", "scans/sub-1.nii.gz", "--run", RUN, "--steps", "2"],
-        "4 steps are done already",
-    ),
     "other suffix": (predict.main, [SCAN, "-o", "x.mgz", "--model", RUN], "must end in .nii or .nii.gz"),
     "output among inputs": (predict.main, ["scans", "-o", "scans/sr", "--model", RUN], "whose scans are the input"),
     "list row": (predict.main, ["row.csv", "-o", "x", "--model", RUN], "row 2 names no NIfTI file"),
@@ -426,6 +465,12 @@ REFUSED = {
             "5",
         ],
         "became NaN or infinite",
+    ),
+    "too little memory": (predict.main, [SCAN, "-o", "x.nii", "--model", RUN, "--memory", "20KB"], "raise --memory"),
+    "falling rate": (
+        train.main,
+        ["--resume", "--data", SCAN, "--validation", "scans/sub-1.nii.gz", "--run", RUN, "--steps", "9"],
+        "--resume cannot change --steps",
     ),
     "results exist": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "scans"], "exists already"),
 }

@@ -11,7 +11,7 @@ import tf_mrsr
 
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "progress", "limits"},
     {"geometry", "volume", "nifti", "intensity"},
     {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
     {"networks"},
@@ -57,12 +57,20 @@ def _imports(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tf_mrsr":
             inner = node.module.split(".")[1:]
             yield from [inner[0]] if inner else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [a.name.split(".")[1] for a in node.names if a.name.startswith("tf_mrsr.")]
 
 
 @pytest.mark.parametrize(("name", "path"), list(_modules()), ids=lambda value: getattr(value, "name", value))
 def test_imports_run_downward(name, path):
     for imported in set(_imports(path)) - {"__version__", name}:
         assert RANK[imported] <= RANK[name], f"{path.name} imports {imported}, which stands above it"
+
+
+def test_only_the_demo_and_the_dispatcher_import_commands():
+    commands = {"train", "predict", "evaluate", "demo"}
+    importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
+    assert importers == {"demo"}  # the dispatcher imports by name
 
 
 def test_no_tensorflow_where_input_is_checked():

@@ -69,6 +69,22 @@ def test_qform_is_used_without_sform_and_its_code_is_kept(tmp_path):
     assert volume.header == HeaderFacts(1, 1)
 
 
+def test_a_file_without_orientation_gets_none(tmp_path):
+    image = nib.Nifti1Image(DATA, None)
+    image.header.set_zooms((2, 3, 4))
+    nib.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    assert volume.header == HeaderFacts(0, 0)
+    write_volume(volume, tmp_path / "out.nii")
+    assert nib.load(tmp_path / "out.nii").header["sform_code"] == 0
+
+
+def test_a_small_file_with_something_behind_it(tmp_path):
+    path = scans.save(tmp_path / "scan.nii", np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
+    path.write_bytes(path.read_bytes() + bytes(400))
+    assert read_volume(path).data.max() == 26
+
+
 def test_a_qform_that_says_something_else_is_not_claimed_for_the_sform(tmp_path):
     image = nib.Nifti1Image(DATA, None)
     image.set_sform(scans.OBLIQUE, 4)

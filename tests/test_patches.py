@@ -49,7 +49,7 @@ def test_random_patches_have_tissue_in_their_middle():
     data = np.zeros((40, 40, 40), np.float32)
     data[10:20, 10:20, 10:20] = 100
     rng = np.random.default_rng(0)
-    origins = [patches.random_origin(data, (8, 8, 8), (2, 2, 2), rng) for _ in range(50)]
+    origins = [patches.random_origin(data, 50.0, (8, 8, 8), (2, 2, 2), rng) for _ in range(50)]
     in_tissue = [data[tuple(o + 4 for o in origin)] > 0 for origin in origins]
     # The cube has 1/64 of the volume; up to 64 draws each find it most times.
     assert np.mean(in_tissue) > 0.4

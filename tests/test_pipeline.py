@@ -2,6 +2,7 @@ import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import scans
 from tf_mrsr import recipe
@@ -100,8 +101,7 @@ def test_dataset_goes_on_where_it_is_told(cohort):
 
 
 def test_a_cache_too_small_for_the_cohort_changes_no_patch(cohort):
-    """And few files are read again, for patches are mixed among as many scans as fit."""
-    recipe_ = grid_recipe("batch_size=1", "patches.shuffle=false")
+    recipe_ = grid_recipe("batch_size=1")
     ample, tight = PatchPairs(cohort, recipe_, seed=0), PatchPairs(cohort, recipe_, seed=0, cache_bytes=60_000)
     for step in range(0, ample.steps_per_epoch, 10):
         np.testing.assert_array_equal(ample.batch(step)[0], tight.batch(step)[0])
@@ -139,3 +139,23 @@ def test_bad_scans(cohort, tmp_path):
         PatchPairs([broken], grid_recipe(), seed=0, on_bad_scan=errors.append)
     with pytest.raises(DataError, match="lower batch_size"):
         PatchPairs(cohort[:1], grid_recipe("batch_size=500"), seed=0)
+
+
+def test_a_scan_that_goes_bad_during_training_is_reported_as_itself(tmp_path):
+    path = scans.save(tmp_path / "a.nii.gz", scans.blobs(SHAPE, np.eye(4)) + 1)
+    other = scans.save(tmp_path / "b.nii.gz", scans.blobs(SHAPE, np.eye(4), seed=1) + 1)
+    pairs = PatchPairs(
+        [Scan(path), Scan(other)], grid_recipe("batch_size=1", "patches.shuffle=false"), seed=0, cache_bytes=1
+    )
+    path.write_bytes(b"gone bad")
+    with pytest.raises(tf.errors.OpError):
+        list(pairs.dataset(0, 3))
+    assert isinstance(pairs.error, VolumeError)
+    assert "a.nii.gz" in str(pairs.error)
+
+
+def test_a_scan_with_too_few_slices_for_a_whole_axis(tmp_path):
+    thin = Scan(scans.save(tmp_path / "thin.nii.gz", scans.blobs((24, 22, 5), np.eye(4)) + 1))
+    chosen = recipe.load("li2017_3dsrcnn_r3", ["patches.shape=[12,12,0]", "patches.step=[12,12,0]"])
+    with pytest.raises(DataError, match=r"thin\.nii\.gz.*fewer than a patch of 12x12x6"):
+        PatchPairs([thin], chosen, seed=0)

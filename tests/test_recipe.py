@@ -85,6 +85,8 @@ def test_the_three_upsamplings_differ_in_nothing_else():
 def test_set_changes_one_value():
     changed = recipe.load(PAPER[0], ["patches.shape=[64, 64, 32]", "stages.0.generator.optimizer.learning_rate=1e-3"])
     assert changed.patches.shape == (64, 64, 32)
+    assert changed.changes == ("patches.shape=[64, 64, 32]", "stages.0.generator.optimizer.learning_rate=1e-3")
+    assert recipe.from_mapping(yaml.safe_load(changed.to_yaml())) == changed
     assert changed.stages[0].generator.optimizer.learning_rate == 0.001
     assert changed.stages[0].discriminator == recipe.load(PAPER[0]).stages[0].discriminator
 
@@ -121,6 +123,8 @@ def test_set_changes_one_value():
         ("stages.0.generator.adversarial.loss=binary_cross_entropy", "set adversarial.scores to logits"),
         ("axes=slices_first", "axes is 'slices_first'"),
         ("evaluation.baselines=[sinc]", "evaluation.baselines"),
+        ("evaluation.baselines=[]", "one method or more"),
+        ("evaluation.degradation={kind: gaussian_zoom, factor: 2, order: 9}", "order must be"),
         ("patches.per_volume=99999999999", "belongs to patches.kind 'random'"),
         ("batch_size={a: 1, a: 2}", "not valid YAML"),
         ("nonsense", "expected key=value"),
@@ -152,6 +156,8 @@ def test_unknown_names(tmp_path):
         networks.build("sanchez2019", "generator", {})
     with pytest.raises(RecipeError, match=r"network\.generator: sanchez2018 has no 'scale'"):
         networks.build("sanchez2018", "generator", {"scale": 3})
+    with pytest.raises(RecipeError, match=r"network\.discriminator\.filters must be a list of whole numbers"):
+        networks.build("sanchez2018", "discriminator", {"patch_shape": (16, 16, 16), "filters": "abc"})
     for wrong in ("abc", True, 2.0):
         with pytest.raises(RecipeError, match=r"network\.generator\.filters must be a whole number"):
             networks.build("sanchez2018", "generator", {"filters": wrong})

@@ -12,12 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tf_mrsr import __version__
+from tf_mrsr import __version__, limits
 from tf_mrsr.errors import MrsrError, OutputError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_UNLIMITED = 2**62
-DEFAULT_MEMORY = "4GB"
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -66,21 +64,43 @@ def add_memory_option(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--memory",
         type=memory_size,
-        default=DEFAULT_MEMORY,
+        default=limits.DEFAULT_MEMORY,
         metavar="SIZE",
-        help=f"what computing one volume may take, for instance 1GB, or 'unlimited' (default {DEFAULT_MEMORY})",
+        help="what computing one volume may take, for instance 1GB, or 'unlimited' "
+        f"(default {_in_gb(limits.DEFAULT_MEMORY)})",
     )
+
+
+def add_cache_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--cache",
+        type=memory_size,
+        default=limits.DEFAULT_CACHE,
+        metavar="SIZE",
+        help=f"memory for decoded scans (default {_in_gb(limits.DEFAULT_CACHE)})",
+    )
+
+
+def _in_gb(size: int) -> str:
+    return f"{size / 2**30:g}GB"
+
+
+def positive(text: str) -> int:
+    """A whole number over 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
 
 
 def memory_size(text: str) -> int:
     """Bytes of "2GB", "500 MB", "1.5G" or "unlimited"."""
     if text.strip().lower() == "unlimited":
-        return _UNLIMITED
+        return limits.UNLIMITED
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
     size = 0 if match is None else int(float(match[1]) * _UNITS[match[2].upper()])
     if size < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected for instance 1GB, 500MB or unlimited")
-    return min(size, _UNLIMITED)
+    return min(size, limits.UNLIMITED)
 
 
 def path(text: str) -> Path:

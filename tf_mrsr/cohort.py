@@ -43,7 +43,7 @@ def find_scans(sources: Sequence[str | Path]) -> list[Path]:
 
 def find_pairs(sources: Sequence[str | Path]) -> list[Scan]:
     """As ``find_scans``; lists may instead have the columns "low_res" and "high_res", one pair of scans per line."""
-    found: dict[Scan, None] = {}
+    found: dict[Path, Scan] = {}
     for source in map(Path, sources):
         if source.is_dir():
             files = sorted(p for p in source.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
@@ -58,8 +58,9 @@ def find_pairs(sources: Sequence[str | Path]) -> list[Scan]:
             scans = [Scan(source)]
         else:
             raise DataError(f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz) or a .csv/.tsv list")
-        found.update(dict.fromkeys(scans))
-    return list(found)
+        for scan in scans:
+            found.setdefault(scan.high_res.resolve(), scan)
+    return list(found.values())
 
 
 def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored") -> Volume:

@@ -34,12 +34,9 @@ class Degradation(ABC):
 
     def __post_init__(self) -> None:
         factors = tuple(self.factors)
-        if len(factors) != 3 or any(not isinstance(f, int) or f < 1 for f in factors) or max(factors) < 2:
+        if len(factors) != 3 or any(type(f) is not int or f < 1 for f in factors) or max(factors) < 2:
             raise RecipeError(f"degradation factors must be three whole numbers, one at least 2 or more, got {factors}")
         object.__setattr__(self, "factors", factors)
-        sigma = getattr(self, "sigma", 1.0)
-        if not 0 < sigma < np.inf:
-            raise RecipeError(f"degradation sigma must be over 0 voxels and finite, got {sigma}")
 
     @abstractmethod
     def operator(self, size: int, axis: int) -> np.ndarray:
@@ -56,6 +53,10 @@ class Degradation(ABC):
         1 / factor and no dependence on the shape.
         """
         return self.grid_map((1, 1, 1)).inverse()
+
+    def usable_shape(self, high_shape: Sequence[int]) -> Shape3:
+        """How many voxels, from the first, of a volume can be degraded and estimated again; usually all."""
+        return tuple(high_shape)
 
     def low_shape(self, high_shape: Sequence[int]) -> Shape3:
         return tuple(-(-n // f) for n, f in zip(high_shape, self.factors, strict=True))
@@ -86,6 +87,11 @@ def _apply(operator: np.ndarray, data: np.ndarray, axis: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
 
 
+def _check_sigma(sigma: float) -> None:
+    if not 0 < sigma < np.inf:
+        raise RecipeError(f"degradation sigma must be over 0 voxels and finite, got {sigma}")
+
+
 @lru_cache(maxsize=64)
 def _gaussian(size: int, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0)
@@ -102,6 +108,10 @@ class GaussianDecimation(Degradation):
 
     sigma: float = 1.0
     _acts_on_every_axis = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_sigma(self.sigma)
 
     def operator(self, size: int, axis: int) -> np.ndarray:
         return _gaussian(size, self.sigma)[:: self.factors[axis]]
@@ -133,6 +143,12 @@ class GaussianZoom(Degradation):
     blur_across_batch: bool = False
     _acts_on_every_axis = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_sigma(self.sigma)
+        if self.order not in range(6):
+            raise RecipeError(f"degradation order must be a spline order from 0 to 5, got {self.order}")
+
     def operator(self, size: int, axis: int) -> np.ndarray:
         return _zoom(size, 1 / self.factors[axis], self.order) @ _gaussian(size, self.sigma)
 
@@ -150,6 +166,10 @@ class GaussianZoom(Degradation):
         the centre of a patch.
         """
         return GridMap.block_average(self.factors).inverse()
+
+    def usable_shape(self, high_shape: Sequence[int]) -> Shape3:
+        """Multiples of the factor: with a rest, network and ``zoom`` would differ by a fraction of a voxel."""
+        return tuple(n // f * f for n, f in zip(high_shape, self.factors, strict=True))
 
     def low_shape(self, high_shape: Sequence[int]) -> Shape3:
         return tuple(round(n / f) for n, f in zip(high_shape, self.factors, strict=True))

@@ -93,13 +93,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         with Progress("evaluating", len(scans)) as progress:
             for scan in scans:
                 case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
-                shown, best = {}, model.recipe.evaluation.baselines[-1]
+                shown, last = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
                 for method, estimate in _estimates(case, model, arguments.memory):
                     seconds = time.perf_counter() - started
                     row = {"case": case.name, "method": method}
                     results.rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
-                    if method in ("nearest", best, "network"):
+                    if method in ("nearest", last, "network"):
                         shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
                     started = time.perf_counter()
                 figures.three_planes(case.truth, shown, temporary / "figures" / f"{case.name}.png")
@@ -127,7 +127,7 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str) -> list[str]:
 
     degradation = recipe.testing_degradation()
     return [
-        f"recipe: {recipe.name}",
+        f"recipe: {recipe.name}{', changed: ' + ', '.join(recipe.changes) if recipe.changes else ''}",
         f"degradation: {degradation}",
         f"alignment: {degradation.alignment}",
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",

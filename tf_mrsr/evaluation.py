@@ -52,10 +52,7 @@ def prepare_case(scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: st
     """
     path, degradation = scan.high_res, recipe.testing_degradation()
     truth, low_res = read_pair(scan, degradation, nan=nan, axes=recipe.axes)
-    mask = _mask(path, truth, mask_source, nan)
-    # Some degradations drop a rest that fills no low-resolution voxel; then nothing can be estimated there.
-    cut = tuple(slice(0, m * f) for m, f in zip(low_res.shape, degradation.factors, strict=True))
-    truth, mask = replace(truth, data=truth.data[cut]), mask[cut]
+    mask = _mask(path, truth, mask_source, nan=nan, axes=recipe.axes)
     if not mask.any():
         raise DataError(f"{path}: nothing of the scan lies in the mask")
     try:
@@ -93,7 +90,7 @@ def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mappin
         raise DataError(f"{case.name}: {error}") from error
 
 
-def _mask(path: Path, truth: Volume, source: str | Path, nan: str) -> np.ndarray:
+def _mask(path: Path, truth: Volume, source: str | Path, *, nan: str, axes: str) -> np.ndarray:
     if source == "none":
         return np.ones(truth.shape, bool)
     if source == "auto":
@@ -106,8 +103,10 @@ def _mask(path: Path, truth: Volume, source: str | Path, nan: str) -> np.ndarray
     if mask_path is None:
         raise DataError(f"{source}: no mask named {candidates[-1].name}; give one mask per scan, with the scan's name")
     mask = read_volume(mask_path, nan=nan)
-    if mask.shape != truth.shape:  # the truth may have its slices last
+    if axes == "slices_last":
         mask = mask.with_axes(slices_last(mask.affine))
+    # The truth may have lost its last voxels to a degradation that needs a multiple of its factor.
+    mask = replace(mask, data=mask.data[tuple(slice(0, n) for n in truth.shape)])
     if mask.shape != truth.shape or not np.allclose(mask.affine, truth.affine, atol=1e-3):
         raise DataError(f"{mask_path}: the mask lies on another grid than the scan; resample it onto the scan's")
     if not mask.data.any():

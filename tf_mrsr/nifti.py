@@ -20,6 +20,7 @@ from tf_mrsr.volume import HeaderFacts, Volume
 # A whole-body scan at 0.5 mm has about 2e9 voxels; more than this in one file is taken for a damaged header.
 MAX_VOXELS = 2**31
 MAX_TRAILING_BYTES = 2**20
+MAX_OFFSET_BYTES = 2**26  # extensions stand between header and voxels
 _CHUNK_BYTES = 2**22
 _LONGEST_HEADER = 544  # NIfTI-2's, with the four bytes that announce extensions
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -142,7 +143,7 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> tuple[int, int]:
         )
     offset = float(header["vox_offset"])
     smallest = header.sizeof_hdr + 4
-    if not smallest <= offset <= MAX_TRAILING_BYTES * 64:
+    if not smallest <= offset <= MAX_OFFSET_BYTES:
         raise VolumeError(f"{path}: voxel data cannot begin at byte {offset:g} (vox_offset); the header is damaged")
     return voxels, int(offset)
 
@@ -155,8 +156,8 @@ def _kind_name(dtype: np.dtype) -> str:
 
 def _read_exactly(path: Path, stream: gzip.GzipFile, size: int) -> bytes:
     """``size`` bytes (fewer at the end of the file), then the rest drained, which is what checks a gzip's CRC."""
-    body = stream.read(size)
-    trailing = 0
+    body = stream.read(max(size, 0))
+    trailing = max(-size, 0)
     while chunk := stream.read(_CHUNK_BYTES):
         trailing += len(chunk)
         if trailing > MAX_TRAILING_BYTES:
@@ -192,10 +193,8 @@ def _header_facts(path: Path, header: nib.Nifti1Header) -> HeaderFacts:
     for name, code in (("sform_code", sform_code), ("qform_code", qform_code)):
         if code not in nib.nifti1.xform_codes.code:
             raise VolumeError(f"{path}: unknown {name} {code}; expected 0 to 5, repair the header")
-    if sform_code <= 0 and qform_code <= 0:
-        return HeaderFacts()
     if sform_code <= 0:
-        return HeaderFacts(qform_code, qform_code)
+        return HeaderFacts(max(qform_code, 0), max(qform_code, 0))
     # The written file states one affine; a qform that said another must not lend it its code.
     agree = qform_code > 0 and np.allclose(header.get_qform(), header.get_sform(), atol=1e-3)
     return HeaderFacts(sform_code, qform_code if agree else 0)

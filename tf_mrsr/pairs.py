@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -17,10 +19,11 @@ _SAME_PLACE_VOXELS = 1e-3
 
 
 def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> tuple[Volume, Volume]:
-    """The high-resolution volume, and the low-resolution one that the degradation makes of it or that was scanned.
+    """The high-resolution volume, cut to what the degradation can use, and the low-resolution one.
 
-    A scanned low-resolution volume is resampled (linearly) onto the grid that the degradation would have made, and
-    brought to the high-resolution scan's mean and standard deviation, because two scans have two intensity scales.
+    The latter is what the degradation makes of the former or, for a real pair, what was scanned. A scanned volume is
+    resampled (linearly) onto the grid that the degradation would have made, and brought to the high-resolution scan's
+    mean and standard deviation, because two scans have two intensity scales.
 
     Args:
         scan: the files.
@@ -32,6 +35,8 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
         DataError: if the spacings do not differ by the degradation's factors, or the two do not cover the same space.
     """
     high_res = read_scan(scan.high_res, nan=nan, axes=axes)
+    usable = tuple(slice(0, n) for n in degradation.usable_shape(high_res.shape))
+    high_res = replace(high_res, data=high_res.data[usable])
     grid_map = degradation.grid_map(high_res.shape)
     if scan.low_res is None:
         return high_res, high_res.resampled(degradation(high_res.data), grid_map)

@@ -44,19 +44,18 @@ def grid_origins(
 
 
 def random_origin(
-    data: np.ndarray, patch: Sequence[int], multiple_of: Sequence[int], rng: np.random.Generator
+    data: np.ndarray, tissue: float, patch: Sequence[int], multiple_of: Sequence[int], rng: np.random.Generator
 ) -> Index3:
-    """First voxel of a random patch of ``data`` (x, y, z) whose middle lies in tissue (brighter than the mean).
+    """First voxel of a random patch of ``data`` (x, y, z) whose middle is brighter than ``tissue``, if one is found.
 
     Raises:
         DataError: if the volume is smaller than a patch.
     """
     check_fits(data.shape, patch)
-    threshold = float(data.mean())
     limits = [(n - p) // m for n, p, m in zip(data.shape, patch, multiple_of, strict=True)]
     for _ in range(64):
         origin = tuple(int(rng.integers(limit + 1)) * m for limit, m in zip(limits, multiple_of, strict=True))
-        if data[tuple(o + p // 2 for o, p in zip(origin, patch, strict=True))] > threshold:
+        if data[tuple(o + p // 2 for o, p in zip(origin, patch, strict=True))] > tissue:
             break
     return origin
 

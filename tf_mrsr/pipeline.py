@@ -21,15 +21,19 @@ import tensorflow as tf
 
 from tf_mrsr import intensity, patches
 from tf_mrsr.cohort import Scan, read_scan
-from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.errors import DataError, MrsrError, VolumeError
+from tf_mrsr.limits import DEFAULT_CACHE
 from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Recipe
 
-DEFAULT_CACHE_BYTES = 4 * 2**30
+# An epoch mixes the patches of this many scans at a time, so that few are read twice. It must not depend on the
+# machine: batches are a function of it.
+SCANS_PER_GROUP = 16
 
 
 class Pair(NamedTuple):
-    """A scan as training needs it: both volumes (x, y, z) in scan intensities, and the window of the low one.
+    """A scan as training needs it: both volumes (x, y, z) in scan intensities, the window of the low one, and the
+    intensity above which a voxel is taken for tissue (the mean).
 
     ``low_res`` and ``window`` are None where patches are degraded and measured one by one.
     """
@@ -37,6 +41,7 @@ class Pair(NamedTuple):
     high_res: np.ndarray
     low_res: np.ndarray | None
     window: intensity.Window | None
+    tissue: float
 
     @property
     def nbytes(self) -> int:
@@ -59,6 +64,7 @@ class PatchPairs:
 
     Attributes:
         patch_shape: voxels of a high-resolution patch (x, y, z); the recipe's, with whole axes resolved.
+        error: why a batch of ``dataset`` could not be made, once that has happened.
 
     Raises:
         VolumeError, DataError: if a scan cannot be used and ``on_bad_scan`` is None, or none can.
@@ -70,7 +76,7 @@ class PatchPairs:
         recipe: Recipe,
         *,
         seed: int,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        cache_bytes: int = DEFAULT_CACHE,
         nan: str = "refuse",
         on_bad_scan: Callable[[Exception], None] | None = None,
         on_scan_read: Callable[[], None] = lambda: None,
@@ -83,17 +89,17 @@ class PatchPairs:
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._scans: list[Scan] = []
-        shapes, largest = [], 0
+        self.error: MrsrError | None = None
+        shapes = []
         for scan in scans:
             try:
                 pair = self._pair(scan)
-                _check_fits(scan.high_res, pair.high_res.shape, recipe.patches.shape)
+                self._check_fits(scan.high_res, pair.high_res.shape)
             except (VolumeError, DataError) as error:
                 if on_bad_scan is None:
                     raise
                 on_bad_scan(error)
                 continue
-            largest = max(largest, pair.nbytes)
             self._scans.append(scan)
             shapes.append(pair.high_res.shape)
             on_scan_read()
@@ -101,8 +107,6 @@ class PatchPairs:
             raise DataError("none of the scans can be used for training")
         self.patch_shape = self._whole_axes(shapes)
         self._origins = [self._grid(shape) for shape in shapes]
-        # Patches are mixed among as many scans as the cache can hold, so that no scan is read twice in one pass.
-        self._group_size = max(1, cache_bytes // largest - 1)
         self._orders: dict[int, list[tuple[int, int]]] = {}
         if self.steps_per_epoch < 1:
             raise DataError(f"the scans give fewer patches than one batch of {recipe.batch_size}; lower batch_size")
@@ -121,11 +125,18 @@ class PatchPairs:
         shapes = [(size, *shape, 1) for shape in (self._low_patch_shape, self.patch_shape)]
 
         def load(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            arrays = tf.numpy_function(self.batch, [step], (tf.float32, tf.float32), stateful=False)
+            arrays = tf.numpy_function(self._batch_or_error, [step], (tf.float32, tf.float32), stateful=False)
             return tuple(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
 
         dataset = tf.data.Dataset.range(first_step, last_step)
         return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+    def _batch_or_error(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self.batch(step)
+        except MrsrError as error:
+            self.error = error  # TensorFlow passes on only its text
+            raise
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The patches of one step: low_res and high_res, (batch, x, y, z, 1), float32, in network range."""
@@ -159,7 +170,7 @@ class PatchPairs:
         if self._recipe.patches.kind == "grid":
             return pair, self._origins[scan][patch]
         rng = np.random.default_rng((self._seed, epoch, scan, patch))
-        return pair, patches.random_origin(pair.high_res, self.patch_shape, self._degradation.factors, rng)
+        return pair, patches.random_origin(pair.high_res, pair.tissue, self.patch_shape, self._degradation.factors, rng)
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
         """(scan, patch) in the order of an epoch."""
@@ -176,11 +187,11 @@ class PatchPairs:
         rng = np.random.default_rng((self._seed, epoch))
         rng.shuffle(scans)
         order = []
-        for start in range(0, len(scans), self._group_size):
-            group = scans[start : start + self._group_size]
+        for start in range(0, len(scans), SCANS_PER_GROUP):
+            group = scans[start : start + SCANS_PER_GROUP]
             items = [(scan, patch) for scan in group for patch in range(len(self._origins[scan]))]
             rng.shuffle(items)
-            order += [tuple(item) for item in items]
+            order += items
         return order
 
     @property
@@ -220,14 +231,18 @@ class PatchPairs:
         if by_patch and scan.low_res is not None:
             raise DataError(f"{scan.low_res}: pairs of scans need a recipe with patches.degrade volume")
         if by_patch and self._recipe.intensity.per == "patch":
-            return Pair(read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes).data, None, None)
+            data = read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes).data
+            return Pair(data, None, None, float(data.mean()))
         high_res, low_res = read_pair(scan, self._degradation, nan=self._nan, axes=self._recipe.axes)
         window = intensity.measure(self._recipe.intensity.kind, low_res.data)
-        return Pair(high_res.data, None if by_patch else low_res.data, window)
+        return Pair(high_res.data, None if by_patch else low_res.data, window, float(high_res.data.mean()))
 
-
-def _check_fits(path: Path, shape: Sequence[int], patch: Sequence[int]) -> None:
-    try:
-        patches.check_fits(shape, patch)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    def _check_fits(self, path: Path, shape: Sequence[int]) -> None:
+        """A whole axis (0) must hold 4 voxels like any patch, in whole low-resolution voxels."""
+        smallest = [
+            p or -(-4 // f) * f for p, f in zip(self._recipe.patches.shape, self._degradation.factors, strict=True)
+        ]
+        try:
+            patches.check_fits(shape, smallest)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error

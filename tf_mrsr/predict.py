@@ -60,6 +60,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         for source, target in jobs:
             try:
                 scan = read_scan(source, nan=arguments.nan)
+                if scan.header.sform_code == scan.header.qform_code == 0:
+                    cli.warn(
+                        f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
+                    )
                 result = _super_resolve(model, source, scan, arguments.memory)
             except VolumeError as error:
                 if not arguments.skip_bad:
@@ -87,8 +91,9 @@ def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> li
     from tf_mrsr import cohort, volume
 
     scans = cohort.find_scans(sources)
-    to_file = bool(output.suffix) and not output.is_dir()
-    if to_file and (len(sources) > 1 or scans != [Path(sources[0])]):
+    single = len(sources) == 1 and scans == [Path(sources[0])]
+    to_file = not output.is_dir() and (volume.is_nifti(output) or (single and bool(output.suffix)))
+    if to_file and not single:
         raise OutputError(f"{output}: a folder, a list or several scans need a folder as output, not a file")
     if to_file:
         jobs = [(scans[0], volume.check_output(output, overwrite=overwrite))]

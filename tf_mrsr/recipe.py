@@ -251,6 +251,7 @@ class Evaluation:
     baselines: tuple[str, ...] = ("nearest", "linear", "cubic")
 
     def __post_init__(self) -> None:
+        _require(len(self.baselines) > 0, "evaluation.baselines needs one method or more")
         for name in self.baselines:
             _one_of("evaluation.baselines", name, tuple(baselines.ORDERS))
         _one_of("evaluation.protocol", self.protocol, tuple(metrics.PROTOCOLS))
@@ -269,7 +270,8 @@ class Departure:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment. ``reported`` holds the paper's numbers: method -> metric -> value.
+    """An experiment. ``reported`` holds the paper's numbers: method -> metric -> value; ``changes`` what was changed of
+    the file by overrides.
 
     axes: "stored" works on the array axes as they are; "slices_last" brings the thick axis last (see
     ``tf_mrsr.geometry.slices_last``), and results back. A degradation's single factor then is along that axis alone.
@@ -287,6 +289,7 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     reported: dict[str, Any] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
@@ -316,10 +319,6 @@ class Recipe:
 
     def testing_degradation(self) -> Degradation:
         return self._degradation(self.evaluation.degradation or self.degradation)
-
-    def generator_arguments(self) -> dict[str, Any]:
-        """Arguments of the network's generator; a scale factor that is not given is that of the degradation."""
-        return {"scale_factor": max(self.training_degradation().factors), **self.network.generator}
 
     def _factors(self, factor: Any) -> tuple[Any, ...]:
         """Factors along (x, y, z) of a single factor."""
@@ -367,9 +366,10 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         for override in overrides:
             _override(content, override)
-        return from_mapping(content)
+        loaded = from_mapping(content)
     except RecipeError as error:
         raise RecipeError(f"{name_or_path}: {error}") from error
+    return dataclasses.replace(loaded, changes=(*loaded.changes, *overrides))
 
 
 def from_mapping(content: Mapping[str, Any]) -> Recipe:

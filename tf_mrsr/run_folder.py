@@ -60,6 +60,10 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     write_text(folder / RECIPE_FILE, recipe.to_yaml())
+    write_facts(folder, facts)
+
+
+def write_facts(folder: Path, facts: dict) -> None:
     write_text(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
 
 

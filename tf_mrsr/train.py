@@ -13,6 +13,7 @@ from tf_mrsr.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from tf_mrsr.cohort import Scan
+    from tf_mrsr.recipe import Recipe
 
 EPILOG = """\
 examples:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--resume", action="store_true", help="go on with the run from its newest checkpoint")
     arguments.add_argument(
-        "--steps", type=_positive, help="train this many steps (in each stage) instead of the recipe's epochs"
+        "--steps", type=cli.positive, help="train this many steps (in each stage) instead of the recipe's epochs"
     )
     arguments.add_argument("--seed", type=_seed, help="seed of weights, patches and labels (default 0)")
     arguments.add_argument(
@@ -51,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--jit", choices=("auto", "on", "off"), default="auto", help="XLA: on GPUs only (auto, default), always, never"
     )
-    arguments.add_argument(
-        "--cache", type=cli.memory_size, default="4GB", metavar="SIZE", help="memory for decoded scans (default 4GB)"
-    )
+    cli.add_cache_option(arguments)
     arguments.add_argument(
         "--checkpoint-minutes", type=float, default=5.0, metavar="N", help="time between checkpoints (default 5)"
     )
@@ -63,12 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
     return cli.run(_train, arguments.parse_args(argv))
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
-    return int(text)
 
 
 def _seed(text: str) -> int:
@@ -106,6 +99,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "steps": arguments.steps,
             "precision": arguments.precision or "float32",
         }
+    _set_steps(arguments, chosen, facts)
     with Progress("reading", len(scans)) as progress:
         pairs = PatchPairs(
             scans,
@@ -125,7 +119,7 @@ def _train(arguments: argparse.Namespace) -> None:
         validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)
     settings = Settings(
         seed=facts["seed"],
-        steps=arguments.steps or facts["steps"],
+        steps=facts["steps"],
         precision=facts["precision"],
         jit=arguments.jit,
         checkpoint_minutes=arguments.checkpoint_minutes,
@@ -134,12 +128,22 @@ def _train(arguments: argparse.Namespace) -> None:
     if not arguments.resume:
         run_folder.create_run(arguments.run, chosen, facts)
     done = trainer.open(arguments.run)
+    run_folder.write_facts(arguments.run, facts)
     print(
         f"{chosen.name}: {len(pairs.scans)} scans, {pairs.steps_per_epoch} steps per epoch, "
         f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"
     )
     trainer.run()
     print(f"{arguments.run}: trained; predict with --model {arguments.run}")
+
+
+def _set_steps(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> None:
+    if arguments.steps is None or arguments.steps == facts["steps"]:
+        return
+    falls = any(stage.generator.optimizer.final_learning_rate is not None for stage in recipe.stages)
+    if arguments.resume and falls:
+        raise RecipeError("the recipe's learning rate falls over all its steps, so --resume cannot change --steps")
+    facts["steps"] = arguments.steps
 
 
 def _refuse_overlap(scans: Sequence[Scan], held_out: Sequence[Scan]) -> None:

@@ -20,14 +20,14 @@ class HeaderFacts:
 
     Attributes:
         sform_code, qform_code: NIfTI codes that name the space of the affine (0 unknown, 1 scanner, 2 aligned,
-            3 Talairach, 4 MNI).
+            3 Talairach, 4 MNI). Both 0 means that the file states no orientation and the affine is a guess.
     """
 
     sform_code: int = 2
     qform_code: int = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """One three-dimensional scan.
 

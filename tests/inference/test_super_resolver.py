@@ -1,3 +1,7 @@
+import shutil
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +12,9 @@ from tf_mrsr import recipe
 from tf_mrsr.errors import ModelError, VolumeError
 from tf_mrsr.geometry import GridMap, slices_last
 from tf_mrsr.inference import models
-from tf_mrsr.inference.super_resolver import UNLIMITED, SuperResolver, slice_order
+from tf_mrsr.inference.super_resolver import SuperResolver, slice_order
+from tf_mrsr.inference.tiling import plan
+from tf_mrsr.limits import UNLIMITED
 from tf_mrsr.networks import sanchez2018
 from tf_mrsr.networks.structure import fold_batch_norm, reach, split
 from tf_mrsr.volume import Volume
@@ -38,13 +44,35 @@ CASES = [(2, "resize"), (2, "subpixel"), (2, "subpixel_nn"), (4, "resize"), (4, 
 
 @pytest.mark.parametrize(("scale_factor", "upsampling"), CASES)
 def test_tiled_equals_whole(scale_factor, upsampling):
-    resolver = SuperResolver(trained_looking(scale_factor, upsampling), MAPS[scale_factor], "half_max")
-    volume = scans.blobs((30, 26, 10), np.eye(4)) + 1
+    """Whole, the tail by slabs, and trunk and tail by slabs; the plans are checked to be what the names say."""
+    resolver = SuperResolver(trained_looking(scale_factor, upsampling, blocks=1), MAPS[scale_factor], "half_max")
+    shape = (36, 34, 9)
+    volume = scans.blobs(shape, np.eye(4)) + 1
+    trunk = np.array(resolver._trunk_reach.radius) + resolver._tail_reach.radius
+    fixed = volume.size * (8 + 8 * scale_factor**3)
+    tail_budget = fixed + volume.size * (resolver._trunk_bytes + 1)
+
+    def cut(radius, bytes_per_voxel, budget):
+        pieces = plan(tf.constant(shape), tuple(radius), bytes_per_voxel, tf.constant(budget, tf.int64))
+        return tuple(pieces.numpy()) != shape
+
+    assert not cut(trunk, resolver._trunk_bytes, tail_budget - fixed)
+    assert cut(resolver._tail_reach.radius, resolver._tail_bytes, tail_budget - fixed - volume.size * 4 * 8)
+    assert cut(trunk, resolver._trunk_bytes, 1)
+
     whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
-    tails_tiled = resolver(volume, np.eye(4), volume.size * 4500)["volume"].numpy()
-    both_tiled = resolver(volume, np.eye(4), 1)["volume"].numpy()
-    for tiled in (tails_tiled, both_tiled):
+    for budget in (tail_budget, 1):
+        tiled = resolver(volume, np.eye(4), budget)["volume"].numpy()
         np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_halo_too_small_would_show():
+    resolver = SuperResolver(trained_looking(2, "subpixel", blocks=1), MAPS[2], "half_max")
+    resolver._trunk_reach = resolver._trunk_reach._replace(radius=(1, 1, 1))
+    volume = scans.blobs((36, 34, 9), np.eye(4)) + 1
+    whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    tiled = resolver(volume, np.eye(4), 1)["volume"].numpy()
+    assert np.abs(tiled - whole).max() > 1e-3 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize(("scale_factor", "upsampling"), CASES)
@@ -157,15 +185,34 @@ def test_saved_model_is_the_same(saved):
     np.testing.assert_array_equal(ours.affine, theirs.affine)
 
 
-def test_saved_model_needs_none_of_our_code(saved):
-    signature = tf.saved_model.load(str(saved[1])).signatures["serving_default"]
-    assert {"volume", "affine", "memory_bytes"} == set(signature.structured_input_signature[1])
-    assert set(signature.structured_outputs) == {"volume", "affine"}
+def test_saved_model_needs_none_of_our_code_and_no_keras(saved, tmp_path):
+    """Loaded and called in a process in which both are out of reach."""
+    model, folder = saved
+    volume = scans.blobs((14, 12, 10), scans.OBLIQUE) + 1
+    np.save(tmp_path / "volume.npy", volume)
+    code = (
+        "import sys; sys.modules['tf_mrsr'] = sys.modules['keras'] = None\n"
+        "import numpy as np, tensorflow as tf\n"
+        f"f = tf.saved_model.load({str(folder)!r}).signatures['serving_default']\n"
+        f"volume = tf.constant(np.load({str(tmp_path / 'volume.npy')!r}))\n"
+        "r = f(volume=volume, affine=tf.eye(4, dtype=tf.float64), memory_bytes=tf.constant(2**40, tf.int64))\n"
+        f"np.save({str(tmp_path / 'out.npy')!r}, r['volume']); np.save({str(tmp_path / 'affine.npy')!r}, r['affine'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = model.super_resolve(Volume(volume, np.eye(4)), UNLIMITED)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected.data, atol=1e-5 * expected.data.max())
+    np.testing.assert_array_equal(np.load(tmp_path / "affine.npy"), expected.affine)
+
+
+def test_saved_model_holds_its_weights_once(saved):
+    model, folder = saved
+    size = sum(path.stat().st_size for path in (folder / "variables").iterdir())
+    weights = 4 * sum(int(np.prod(variable.shape)) for variable in model.resolver.network_variables)
+    assert weights < size < 1.3 * weights + 20_000
 
 
 def test_damaged_saved_model(saved, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(saved[1], copy)
     (copy / "saved_model.pb").write_bytes((copy / "saved_model.pb").read_bytes()[:5000])
@@ -181,6 +228,11 @@ def test_what_is_no_model(tmp_path):
         models.load(tmp_path / "none")
     with pytest.raises(ModelError, match="neither"):
         models.load(tmp_path)
+
+
+def test_too_little_memory(saved):
+    with pytest.raises(VolumeError, match="raise --memory"):
+        saved[0].super_resolve(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), 2**18)
 
 
 def test_too_small(saved):

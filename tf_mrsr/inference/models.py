@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -13,10 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import __version__, networks, recipe, run_folder
+from tf_mrsr import networks, recipe, run_folder
 from tf_mrsr.cohort import MIN_VOXELS, check_size
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.limits import UNLIMITED
 from tf_mrsr.networks.structure import reach
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
@@ -32,7 +33,8 @@ class Model(NamedTuple):
 
     def warm_up(self) -> None:
         """Runs a tiny volume, so that a time measured next is that of the computation alone."""
-        self.super_resolve(Volume(np.ones((MIN_VOXELS,) * 3, np.float32), np.eye(4)), 2**30)
+        ramp = np.arange(MIN_VOXELS**3, dtype=np.float32).reshape((MIN_VOXELS,) * 3)
+        self.super_resolve(Volume(ramp, np.eye(4)), UNLIMITED)
 
     def super_resolve(self, volume: Volume, memory_bytes: int) -> Volume:
         """The volume (x, y, z) on the network's finer grid, in the scan's intensities.
@@ -41,6 +43,12 @@ class Model(NamedTuple):
             VolumeError: if it is too small, does not fit into the memory there is, or the result is not finite.
         """
         check_size(volume)
+        # Input and result, each once raw and once in network range.
+        needed = 8 * volume.data.size * (1 + math.prod(self.recipe.training_degradation().factors))
+        if memory_bytes < needed:
+            raise VolumeError(
+                f"the volume and its result alone take {needed / 2**20:.0f} MB; raise --memory to several times that"
+            )
         try:
             result = self.resolver(
                 tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64)
@@ -63,8 +71,11 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     Raises:
         RecipeError: if the arguments do not fit the network, or it does not enlarge by the degradation's factors.
     """
-    generator = networks.build(recipe_.network.name, "generator", recipe_.generator_arguments(), precision)
     factors = recipe_.training_degradation().factors
+    arguments = dict(recipe_.network.generator)
+    if "scale_factor" in networks.parameters(recipe_.network.name, "generator"):
+        arguments.setdefault("scale_factor", max(factors))
+    generator = networks.build(recipe_.network.name, "generator", arguments, precision)
     if reach(generator).scale != factors:
         raise RecipeError(
             f"the generator enlarges by {reach(generator).scale}, but the degradation's factors are {factors}"
@@ -118,14 +129,18 @@ def export_run(folder: Path, recipe_: Recipe) -> None:
 def save(model: Model, folder: Path) -> None:
     """Writes a self-contained SavedModel, under a temporary name first."""
     temporary = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.__call__)
         extra = temporary / _EXTRA_FOLDER
         extra.mkdir()
         (extra / run_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
-        (extra / "version.json").write_text(json.dumps({"tf_mrsr": __version__}) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(temporary, folder)
     except (OSError, tf.errors.OpError) as error:
         raise OutputError(f"{folder}: cannot be written; check the folder and the disk") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

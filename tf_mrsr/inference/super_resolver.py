@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
 from tf_mrsr import intensity
 from tf_mrsr.geometry import THICK_RATIO, GridMap
-from tf_mrsr.inference.tiling import plan, tile
-from tf_mrsr.networks.structure import POINTWISE, assign_folded, fold_batch_norm, reach, split
+from tf_mrsr.inference.tiling import TensorFunction, plan, tile
+from tf_mrsr.networks.structure import POINTWISE, Parts, Reach, assign_folded, fold_batch_norm, reach, split
 
-UNLIMITED = 2**62
+
+class _Networks:
+    """Keras models out of the sight of tf.Module's tracking."""
+
+    def __init__(self, folded: keras.Model, parts: Parts) -> None:
+        self.folded, self.trunk, self.tail = folded, parts.trunk, parts.tail
 
 
 class SuperResolver(tf.Module):
@@ -35,23 +42,23 @@ class SuperResolver(tf.Module):
         self, generator: keras.Model, grid_map: GridMap, intensity_kind: str, *, slices_last: bool = False
     ) -> None:
         super().__init__(name="super_resolver")
-        self._folded = folded = fold_batch_norm(generator)
-        # Keras variables are not tracked by tf.Module, their TensorFlow variables are.
+        folded = fold_batch_norm(generator)
+        # Tracked as plain variables; the Keras models themselves would put everything into a SavedModel twice.
         self.network_variables = [variable.value for variable in folded.weights]
-        self._trunk, self._tail = split(folded)
-        self._trunk_reach = reach(self._trunk)
-        self._tail_reach = reach(self._tail) if self._tail else None
-        self._trunk_bytes = peak_bytes_per_voxel(self._trunk)
-        self._tail_bytes = peak_bytes_per_voxel(self._tail) if self._tail else 0
-        self._feature_bytes = 4 * self._trunk.output.shape[-1]
-        self._output_bytes = 4 * _product(reach(folded).scale)
+        self._networks = _Networks(folded, split(folded))
+        self._trunk_reach = reach(self._networks.trunk)
+        self._tail_reach = reach(self._networks.tail) if self._networks.tail else None
+        self._trunk_bytes = peak_bytes_per_voxel(self._networks.trunk)
+        self._tail_bytes = peak_bytes_per_voxel(self._networks.tail) if self._networks.tail else 0
+        self._feature_bytes = 4 * self._networks.trunk.output.shape[-1]
+        self._output_bytes = 4 * math.prod(reach(folded).scale)
         self._grid_matrix = grid_map.matrix()
         self._intensity_kind = intensity_kind
         self._slices_last = slices_last
 
     def update(self, generator: keras.Model) -> None:
         """Takes over the weights of a generator of the same build, which may compute in another precision."""
-        assign_folded(generator, self._folded)
+        assign_folded(generator, self._networks.folded)
 
     @tf.function(
         input_signature=[
@@ -66,14 +73,15 @@ class SuperResolver(tf.Module):
         Args:
             volume: float32 (x, y, z), scan intensities.
             affine: float64 (4, 4), voxel index to mm.
-            memory_bytes: what the computation may take; ``UNLIMITED`` for one run over the whole.
+            memory_bytes: what the computation may take; ``tf_mrsr.limits.UNLIMITED`` for one run over the whole.
 
         Returns:
             "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
         """
         order = slice_order(affine) if self._slices_last else tf.range(3)
         volume = tf.transpose(volume, order)
-        window = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
+        centre, width = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
+        window = intensity.Window(centre, tf.where(width == 0, tf.ones_like(width), width))  # as intensity.measure
         scaled = window.to_network(volume)[..., None]
         result = window.to_scan(self._network(scaled, memory_bytes)[..., 0])
         # Columns of the affine belong to array axes: there and back like the volume.
@@ -89,15 +97,17 @@ class SuperResolver(tf.Module):
         voxels = tf.reduce_prod(tf.cast(shape, tf.int64))
         # Input, scaled input, joined pieces and result are there all the time.
         budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
-        if self._tail is None:
-            whole = self._tiled(lambda x: self._trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget)
+        if self._networks.tail is None:
+            whole = self._tiled(
+                lambda x: self._networks.trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget
+            )
             return whole(volume)
 
         def both(slab: tf.Tensor) -> tf.Tensor:
-            features = self._trunk(slab[None])[0]
+            features = _unbatched(self._networks.trunk)(slab)
             held = tf.size(features, tf.int64) * 4
             function = self._tiled(
-                lambda x: self._tail(x[None])[0],
+                _unbatched(self._networks.tail),
                 self._tail_reach,
                 tf.shape(features)[:3],
                 self._tail_bytes,
@@ -110,17 +120,24 @@ class SuperResolver(tf.Module):
         return self._tiled(both, whole_reach, shape, self._trunk_bytes, budget)(volume)
 
     @staticmethod
-    def _tiled(function, function_reach, shape, bytes_per_voxel, budget):
+    def _tiled(
+        function: TensorFunction, function_reach: Reach, shape: tf.Tensor, bytes_per_voxel: int, budget: tf.Tensor
+    ) -> TensorFunction:
         pieces = plan(shape, function_reach.radius, bytes_per_voxel, budget)
-        for axis, piece in ((1, pieces.y), (0, pieces.x)):
+        for axis in (2, 1, 0):
             function = tile(
                 function,
                 axis=axis,
                 radius=function_reach.radius[axis],
                 scale=function_reach.scale[axis],
-                piece=piece,
+                piece=pieces[axis],
             )
         return function
+
+
+def _unbatched(network: keras.Model) -> TensorFunction:
+    """The network on (x, y, z, channel)."""
+    return lambda slab: network(slab[None])[0]
 
 
 def slice_order(affine: tf.Tensor) -> tf.Tensor:
@@ -164,12 +181,5 @@ def peak_bytes_per_voxel(model: keras.Model) -> int:
 
 def _enlargement(layer: keras.layers.Layer) -> int:
     if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)):
-        return _product(layer.strides)
-    return _product(getattr(layer, "size", getattr(layer, "factors", (1,))))
-
-
-def _product(values: tuple[int, ...]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
+        return math.prod(layer.strides)
+    return math.prod(getattr(layer, "size", getattr(layer, "factors", (1,))))

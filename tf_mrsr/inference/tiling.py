@@ -14,7 +14,6 @@ of 4 with a halo of 2; the slabs are all equally long, the last is moved inwards
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -71,18 +70,11 @@ def _swap_to_front(volume: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.transpose(volume, order)
 
 
-class Pieces(NamedTuple):
-    """Piece lengths along x and y that keep a function within a budget."""
+def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, budget: tf.Tensor) -> tf.Tensor:
+    """The longest pieces (x, y, z) whose slabs, halos included, need at most ``budget`` bytes; int32 (3,).
 
-    x: tf.Tensor
-    y: tf.Tensor
-
-
-def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, budget: tf.Tensor) -> Pieces:
-    """The longest pieces whose slabs, halos included, need at most ``budget`` bytes.
-
-    The volume is cut along x alone, or along x and y, whichever spends less on halos. With too small a budget the
-    pieces are as small as is sensible and the budget is exceeded.
+    The volume is cut along x alone, along x and y, or along all axes, whichever fits and spends least on halos. With
+    too small a budget the pieces are as small as is sensible and the budget is exceeded.
 
     Args:
         shape: int tensor (3,), voxels.
@@ -90,20 +82,31 @@ def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, b
         bytes_per_voxel: memory at the function's peak, per voxel of its input.
         budget: int64 scalar, bytes.
     """
-    x, y, z = tf.unstack(tf.cast(shape, tf.int64))
-    columns = tf.maximum(tf.cast(budget, tf.int64), 0) // (bytes_per_voxel * tf.maximum(z, 1))
+    sizes = tf.unstack(tf.cast(shape, tf.int64))
+    x, y, z = (tf.maximum(size, 1) for size in sizes)
+    voxels = tf.maximum(tf.cast(budget, tf.int64), 0) // bytes_per_voxel
+    square = _root(voxels // z, 2)
+    cube = _root(voxels, 3)
+    candidates = [(voxels // (y * z), y, z), (square, square, z), (cube, cube, cube)]
 
-    def piece(window: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
-        smallest = tf.minimum(size, max(2 * reach, 4))
-        return tf.where(window >= size, size, tf.clip_by_value(window - 2 * reach, smallest, size))
+    lengths, costs = [], []
+    for windows in candidates:
+        pieces = [_piece(w, n, r) for w, n, r in zip(windows, (x, y, z), radius, strict=True)]
+        slabs = [tf.minimum(p + 2 * r, n) for p, n, r in zip(pieces, (x, y, z), radius, strict=True)]
+        taken = slabs[0] * slabs[1] * slabs[2]
+        # Work per voxel of result; what does not fit counts by its size, far above all that fits.
+        work = taken / (pieces[0] * pieces[1] * pieces[2])
+        lengths.append(tf.stack(pieces))
+        costs.append(tf.where(taken <= voxels, work, 1e9 + tf.cast(taken, tf.float64)))
+    return tf.cast(tf.gather(tf.stack(lengths), tf.argmin(tf.stack(costs))), tf.int32)
 
-    def excess(length: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
-        return tf.cast(tf.minimum(length + 2 * reach, size), tf.float32) / tf.cast(length, tf.float32)
 
-    slab_x = piece(columns // tf.maximum(y, 1), x, radius[0])
-    side = tf.cast(tf.sqrt(tf.cast(columns, tf.float64)), tf.int64)
-    block_x, block_y = piece(side, x, radius[0]), piece(side, y, radius[1])
-    fits = tf.minimum(slab_x + 2 * radius[0], x) * y <= columns
-    cheaper = excess(slab_x, x, radius[0]) <= excess(block_x, x, radius[0]) * excess(block_y, y, radius[1])
-    slabs = fits & cheaper
-    return Pieces(tf.cast(tf.where(slabs, slab_x, block_x), tf.int32), tf.cast(tf.where(slabs, y, block_y), tf.int32))
+def _root(number: tf.Tensor, degree: int) -> tf.Tensor:
+    return tf.cast(tf.pow(tf.cast(number, tf.float64), 1 / degree), tf.int64)
+
+
+def _piece(window: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
+    """The piece inside a slab of ``window`` voxels; the whole axis where a slab would span it anyway."""
+    smallest = tf.minimum(size, max(2 * reach, 4))
+    length = tf.clip_by_value(window - 2 * reach, smallest, size)
+    return tf.where(length + 2 * reach >= size, size, length)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -30,15 +30,16 @@ def build(network: str, part: str, arguments: Mapping[str, Any], precision: str 
     Raises:
         RecipeError: if there is no such network or the arguments do not fit it.
     """
-    if network not in NAMES:
-        raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
-    builder = getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)
-    parameters = inspect.signature(builder).parameters
+    builder, known = _builder(network, part), parameters(network, part)
     for name, value in arguments.items():
-        if name not in parameters:
-            raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(parameters)}")
-        if parameters[name].annotation == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+        if name not in known:
+            raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(known)}")
+        annotation = known[name].annotation
+        if annotation == "int" and type(value) is not int:
             raise RecipeError(f"network.{part}.{name} must be a whole number, got {value!r}")
+        is_list = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+        if annotation == "Sequence[int]" and not is_list:
+            raise RecipeError(f"network.{part}.{name} must be a list of whole numbers, got {value!r}")
     saved = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -47,3 +48,14 @@ def build(network: str, part: str, arguments: Mapping[str, Any], precision: str 
         raise RecipeError(f"network.{part}: {error}") from error
     finally:
         keras.config.set_dtype_policy(saved)
+
+
+def parameters(network: str, part: str) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a network's builder by name; raises as ``build``."""
+    return inspect.signature(_builder(network, part)).parameters
+
+
+def _builder(network: str, part: str) -> Callable[..., keras.Model]:
+    if network not in NAMES:
+        raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
+    return getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)

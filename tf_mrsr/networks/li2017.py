@@ -105,6 +105,8 @@ def _srcnn(architecture: str, sees: Sequence[bool], scale_factor: int, filters: 
     filters = (filters,) * (len(sizes) - 1) if isinstance(filters, int) else tuple(filters)
     if len(filters) != len(sizes) - 1:
         raise ValueError(f"filters must be one number or {len(sizes) - 1} for {architecture}, got {len(filters)}")
+    if min(filters) < 1:
+        raise ValueError(f"filters must be 1 or more, got {filters}")
     num_pairs = (len(sizes) - 3) // 2
 
     low_res = keras.Input((*(None for _ in sees), 1), name="low_res")

@@ -95,7 +95,7 @@ def discriminator(
     x = _conv(filters[0], "conv1")(patch)
     x = _leaky_relu("conv1_act", DISCRIMINATOR_SLOPE)(x)
     for i, f in enumerate(filters[1:], start=2):
-        x = _conv(f, f"conv{i}", strides=1 + (i + 1) % 2)(x)
+        x = _conv(f, f"conv{i}", strides=2 if i % 2 == 0 else 1)(x)
         x = _batch_norm(f"conv{i}_bn")(x)
         x = _leaky_relu(f"conv{i}_act", DISCRIMINATOR_SLOPE)(x)
     x = layers.Flatten(name="flatten")(x)

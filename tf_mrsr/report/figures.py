@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,7 +13,6 @@ from tf_mrsr.metrics import METRICS
 from tf_mrsr.report.tables import Results
 from tf_mrsr.volume import Volume
 
-mpl.rcParams["svg.hashsalt"] = "tf_mrsr"
 _PLANES = ("sagittal", "coronal", "axial")
 _DPI = 120
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ class Results:
 
     def to_json(self) -> str:
         content = {"protocol": list(self.protocol), "summary": self.summary(), "cases": list(self.rows)}
-        return json.dumps(content, indent=2) + "\n"
+        return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
         count = len({row["case"] for row in self.rows})
@@ -77,3 +78,12 @@ class Results:
             cells.append(f"{columns['seconds']['mean']:.2f}")
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
+
+
+def _finite(value: object) -> object:
+    """``value`` with null for the infinite PSNR of a perfect estimate, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

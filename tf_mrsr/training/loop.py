@@ -76,6 +76,8 @@ class Trainer:
         self._stage_ends = np.cumsum(
             [settings.steps or s.epochs * pairs.steps_per_epoch for s in recipe.stages]
         ).tolist()
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
         with self._strategy.scope():
             self._build()
         if validation is not None:
@@ -97,8 +99,6 @@ class Trainer:
                 pair[1] = make_optimizer(stage.discriminator.optimizer, int(length), self._pairs.steps_per_epoch)
                 pair[1].build(self.discriminator.trainable_variables)
             self._optimizers.append(pair)
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
         self._state = tf.train.Checkpoint(
             step=self._step,
             best_psnr=self._best_psnr,
@@ -145,7 +145,12 @@ class Trainer:
         with Progress("training", self.total_steps, first) as progress:
             for number, end in enumerate(self._stage_ends):
                 if int(self._step) < end:
-                    self._run_stage(number, end, progress)
+                    try:
+                        self._run_stage(number, end, progress)
+                    except tf.errors.OpError as error:
+                        if self._pairs.error is None:
+                            raise
+                        raise self._pairs.error from error
         if self._validation is None or self._generators.latest_checkpoint is None:
             self._publish_generator()
         export_run(self._folder, self._recipe)
@@ -243,5 +248,7 @@ class Trainer:
         """Puts the batch-norm statistics in place which the recipe predicts with."""
         if self._recipe.evaluation.batch_norm == "moving_average":
             return nullcontext()
-        count = min(batch_norm.BATCHES, self._pairs.steps_per_epoch)
-        return batch_norm.re_estimated(self.generator, (self._pairs.batch(step)[0] for step in range(count)))
+        per_epoch = self._pairs.steps_per_epoch
+        first = (int(self._step) - 1) // per_epoch * per_epoch  # the running epoch, whose scans are at hand
+        steps = range(first, first + min(batch_norm.BATCHES, per_epoch))
+        return batch_norm.re_estimated(self.generator, (self._pairs.batch(step)[0] for step in steps))

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tf_mrsr import losses
 from tf_mrsr.recipe import Optimizer, Stage
 
+_SEEDS_APART = 7919  # replicas draw labels of their own; a prime, so that neighbouring seeds of users do not meet
+
 
 class Labels(NamedTuple):
     """What the adversarial losses compare scores with; each (batch, 1)."""
@@ -185,7 +187,9 @@ class AdversarialStep:
         discriminator, generator = self._stage.discriminator.adversarial, self._stage.generator.adversarial
         bounds = (discriminator.real_labels, discriminator.generated_labels, generator.labels)
         base = tf.cast(step, tf.int32) * len(bounds)
-        return Labels(*(losses.draw_labels(b, count, [self._seed, base + i]) for i, b in enumerate(bounds)))
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = self._seed + _SEEDS_APART * tf.cast(replica, tf.int32)
+        return Labels(*(losses.draw_labels(b, count, [seed, base + i]) for i, b in enumerate(bounds)))
 
     def _read_averages(self) -> list[tf.Tensor]:
         if self._stage.generator.batch_norm_updates == 1:
