@@ -24,7 +24,7 @@ DISCRIMINATOR_KERNEL = 3  # *
 DISCRIMINATOR_FILTERS = (64, 64, 128, 128, 256)  # * those of SRGAN; the sixth convolution has 1
 DISCRIMINATOR_STRIDES = (1, 2, 1, 2, 1)  # * likewise
 XAVIER = "glorot_uniform"  # section 3; uniform is *
-BATCH_NORM = {"epsilon": 1e-3, "momentum": 0.99}  # * TensorFlow's
+BATCH_NORM = {"epsilon": 1e-3, "momentum": 0.9}  # *
 
 
 def generator(
