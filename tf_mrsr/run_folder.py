@@ -3,7 +3,7 @@
 A run folder::
 
     recipe.yaml        the recipe as it ran, overrides included
-    run.json           seed, version, scans by count
+    run.json           seed, steps, precision, version, hashes that tell the scans
     state/             TensorFlow checkpoints of everything that going on needs
     generator/         the generator to predict with: the best by validation, or the newest
     saved_model/       that generator with everything around it, written at the end
