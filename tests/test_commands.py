@@ -224,6 +224,7 @@ def test_thick_slices_along_any_axis(tmp_path):
     for name, extra in (
         ("li2017_3dsrgan_r3", gan),
         ("li2017_3dsrcnn_r3", [*settings, "--set", "degradation.factor=2"]),
+        ("li2017_2dsrcnn_r3", ["--set", "network.generator.filters=4", "--set", "batch_size=1"]),
     ):
         run = tmp_path / name
         argv = ["--recipe", name, "--data", str(tmp_path / "sub-0.nii.gz"), "--run", str(run), "--steps", "3", *extra]

@@ -50,7 +50,6 @@ class SuperResolver(tf.Module):
         self._tail_reach = reach(self._networks.tail) if self._networks.tail else None
         self._trunk_bytes = peak_bytes_per_voxel(self._networks.trunk)
         self._tail_bytes = peak_bytes_per_voxel(self._networks.tail) if self._networks.tail else 0
-        self._feature_bytes = 4 * self._networks.trunk.output.shape[-1]
         self._output_bytes = 4 * math.prod(reach(folded).scale)
         self._grid_matrix = grid_map.matrix()
         self._intensity_kind = intensity_kind
@@ -98,10 +97,8 @@ class SuperResolver(tf.Module):
         # Input, scaled input, joined pieces and result are there all the time.
         budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
         if self._networks.tail is None:
-            whole = self._tiled(
-                lambda x: self._networks.trunk(x[None])[0], self._trunk_reach, shape, self._trunk_bytes, budget
-            )
-            return whole(volume)
+            trunk = _unbatched(self._networks.trunk)
+            return self._tiled(trunk, self._trunk_reach, shape, self._trunk_bytes, budget)(volume)
 
         def both(slab: tf.Tensor) -> tf.Tensor:
             features = _unbatched(self._networks.trunk)(slab)

@@ -17,19 +17,16 @@ _PLANES = ("sagittal", "coronal", "axial")
 _DPI = 120
 
 
-def three_planes(
-    truth: Volume, estimates: Mapping[str, np.ndarray], path: Path, center: Sequence[int] | None = None
-) -> None:
-    """Writes a PNG: truth and estimates in three planes, and below each estimate its absolute error.
+def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes a PNG: truth and estimates in three planes through the middle, and below each estimate its absolute error.
 
     Args:
         truth: the scan.
         estimates: title -> data (x, y, z) on the truth's grid.
         path: the PNG file.
-        center: voxel (x, y, z) through which the planes go; the middle by default.
     """
     order, flips = _to_ras(truth.affine)
-    center = [n // 2 for n in truth.shape] if center is None else center
+    center = [n // 2 for n in truth.shape]
     top = float(np.percentile(truth.data, 99.8))
     worst = max(float(np.percentile(np.abs(e - truth.data), 99.5)) for e in estimates.values())
     spacing = np.array(voxel_spacing_mm(truth.affine))[order]
