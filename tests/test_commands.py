@@ -398,7 +398,7 @@ REFUSED = {
     "unknown recipe": (train.main, ["--recipe", "sanches", "--data", SCAN, "--run", "x"], "unknown recipe"),
     "unknown key": (train.main, [*TINY_QUICK, "--set", "patches.shap=1", "--data", SCAN, "--run", "x"], "did you mean"),
     "run exists": (train.main, [*TINY_QUICK, "--data", SCAN, "--run", RUN], "use --resume to go on"),
-    "no run": (train.main, ["--resume", "--data", SCAN, "--run", "nowhere"], "not a run folder"),
+    "no run": (train.main, ["--resume", "--data", SCAN, "--run", "nowhere"], "expected a run folder"),
     "other data": (
         train.main,
         ["--resume", "--data", "scans", "--run", RUN],

@@ -11,11 +11,12 @@ import tf_mrsr
 
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
-    {"errors", "progress", "limits"},
+    {"errors", "progress", "limits", "fourier"},
     {"geometry", "volume", "nifti", "intensity"},
     {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
     {"networks"},
     {"recipe"},
+    {"model_folder"},
     {"pipeline", "evaluation", "run_folder"},
     {"inference"},
     {"report", "training"},
@@ -36,6 +37,7 @@ WITHOUT_TENSORFLOW = [
     "cohort",
     "pairs",
     "recipe",
+    "model_folder",
     "evaluation",
     "train",
     "predict",

@@ -71,6 +71,16 @@ def add_memory_option(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stride_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--stride",
+        type=positive,
+        metavar="VOXELS",
+        help="for models that average overlapping patches: from one patch to the next; larger is faster, a whole patch "
+        "leaves no overlap (default: the recipe's)",
+    )
+
+
 def add_cache_option(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--cache",

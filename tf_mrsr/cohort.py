@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.errors import DataError, RecipeError, VolumeError
 from tf_mrsr.geometry import slices_last
-from tf_mrsr.volume import Volume, is_nifti, read_volume
+from tf_mrsr.volume import Volume, is_nifti, read_volume, stem
 
 # Along an axis with fewer voxels a network sees more of its own zero padding than of the scan.
 MIN_VOXELS = 8
@@ -17,10 +18,31 @@ LIST_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 
 
 class Scan(NamedTuple):
-    """The files of one person: a high-resolution scan and, for real pairs, the low-resolution one."""
+    """The files of one person: a high-resolution scan and, for real pairs, the low-resolution one.
+
+    Between contrasts, ``high_res`` is the target and ``low_res`` the source.
+    """
 
     high_res: Path
     low_res: Path | None = None
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """How files of two contrasts of one person are told apart: the last part of their names, behind "_" or "-".
+
+    With source "T1w" and target "T2w", sub-07_T1w.nii.gz and sub-07_T2w.nii.gz of one folder are a pair.
+    """
+
+    source: str
+    target: str
+
+    def __post_init__(self) -> None:
+        if not (self.source.isalnum() and self.target.isalnum()) or self.source == self.target:
+            raise RecipeError(
+                "contrasts.source and contrasts.target must be two different words of letters and digits, got "
+                f"{self.source!r} and {self.target!r}"
+            )
 
 
 def find_scans(sources: Sequence[str | Path]) -> list[Path]:
@@ -35,14 +57,21 @@ def find_scans(sources: Sequence[str | Path]) -> list[Path]:
     """
     scans = find_pairs(sources)
     if any(scan.low_res is not None for scan in scans):
-        raise DataError(
-            "a list of pairs (low_res, high_res) was given where single scans are expected; use a column path"
-        )
+        raise DataError("a list of pairs was given where single scans are expected; use a column path")
     return [scan.high_res for scan in scans]
 
 
-def find_pairs(sources: Sequence[str | Path]) -> list[Scan]:
-    """As ``find_scans``; lists may instead have the columns "low_res" and "high_res", one pair of scans per line."""
+def find_pairs(sources: Sequence[str | Path], contrasts: Contrasts | None = None) -> list[Scan]:
+    """As ``find_scans``; lists may instead have the columns "low_res" and "high_res", or "source" and "target", one
+    pair of scans per line.
+
+    Args:
+        sources: see ``find_scans``.
+        contrasts: where given, only pairs of these are returned, from lists or by the files' names.
+
+    Raises:
+        DataError: as ``find_scans``, or if a file of one contrast has none of the other, or there is no pair.
+    """
     found: dict[Path, Scan] = {}
     for source in map(Path, sources):
         if source.is_dir():
@@ -60,7 +89,39 @@ def find_pairs(sources: Sequence[str | Path]) -> list[Scan]:
             raise DataError(f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz) or a .csv/.tsv list")
         for scan in scans:
             found.setdefault(scan.high_res.resolve(), scan)
-    return list(found.values())
+    scans = list(found.values())
+    return scans if contrasts is None else _paired(scans, contrasts)
+
+
+def _paired(found: Sequence[Scan], contrasts: Contrasts) -> list[Scan]:
+    pairs = [scan for scan in found if scan.low_res is not None]
+    sides: dict[str, dict[Path, Path]] = {contrasts.source: {}, contrasts.target: {}}
+    for scan in found:
+        person, contrast = _split_name(scan.high_res)
+        if scan.low_res is None and contrast in sides:
+            sides[contrast][scan.high_res.parent / person] = scan.high_res
+    sources, targets = sides.values()
+    alone = sorted(sources.keys() ^ targets.keys())
+    if alone:
+        example = sources.get(alone[0]) or targets[alone[0]]
+        raise DataError(
+            f"{len(alone)} scans have no partner, for instance {example}: expected pairs of names that end in "
+            f"{contrasts.source} and {contrasts.target}, or a list with the columns source and target"
+        )
+    pairs += [Scan(targets[person], sources[person]) for person in sources]
+    if not pairs:
+        raise DataError(
+            f"none of the {len(found)} scans are pairs: expected names that end in {contrasts.source} and "
+            f"{contrasts.target}, or a list with the columns source and target"
+        )
+    return pairs
+
+
+def _split_name(path: Path) -> tuple[str, str]:
+    """("sub-07_", "T1w") of sub-07_T1w.nii.gz."""
+    name = stem(path)
+    place = max(name.rfind("_"), name.rfind("-")) + 1
+    return name[:place], name[place:]
 
 
 def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored") -> Volume:
@@ -95,11 +156,12 @@ def _read_list(path: Path) -> list[Scan]:
             rows = list(csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a list ({error})") from error
-    columns = next((c for c in (("high_res", "low_res"), ("path",)) if rows and set(c) <= set(rows[0])), None)
+    kinds = (("high_res", "low_res"), ("target", "source"), ("path",))
+    columns = next((c for c in kinds if rows and set(c) <= set(rows[0])), None)
     if columns is None:
         raise DataError(
-            f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res', and one scan "
-            "or pair per line below it"
+            f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res' or 'source' "
+            "and 'target', and one scan or pair per line below it"
         )
     scans = []
     for number, row in enumerate(rows, start=1):

@@ -34,8 +34,11 @@ class Degradation(ABC):
 
     def __post_init__(self) -> None:
         factors = tuple(self.factors)
-        if len(factors) != 3 or any(type(f) is not int or f < 1 for f in factors) or max(factors) < 2:
-            raise RecipeError(f"degradation factors must be three whole numbers, one at least 2 or more, got {factors}")
+        if len(factors) != 3 or any(type(f) is not int or f < 1 for f in factors):
+            raise RecipeError(f"degradation factors must be three whole numbers, got {factors}")
+        if (max(factors) > 1) != self.changes_grid:
+            expected = "one at least 2 or more" if self.changes_grid else "all 1"
+            raise RecipeError(f"degradation factors must be three whole numbers, {expected}, got {factors}")
         object.__setattr__(self, "factors", factors)
 
     @abstractmethod
@@ -80,6 +83,7 @@ class Degradation(ABC):
 
     # Blurs of the isotropic kinds act along an axis even where its factor is 1.
     _acts_on_every_axis = False
+    changes_grid = True
 
 
 def _apply(operator: np.ndarray, data: np.ndarray, axis: int) -> np.ndarray:
@@ -257,7 +261,29 @@ class SliceProfile(Degradation):
         return _CENTRE_OF_BLOCK
 
 
+@dataclass(frozen=True)
+class OtherContrast(Degradation):
+    """No change of the grid: the network's input is another contrast of the same head, voxel on voxel (taloma2020).
+
+    It cannot be computed, so only real pairs of scans will do.
+    """
+
+    factors: Shape3 = (1, 1, 1)
+    changes_grid = False
+
+    def operator(self, size: int, axis: int) -> np.ndarray:
+        return np.eye(size)
+
+    def grid_map(self, high_shape: Sequence[int]) -> GridMap:
+        return GridMap.identity()
+
+    @property
+    def alignment(self) -> str:
+        return "source and target lie voxel on voxel"
+
+
 KINDS: dict[str, type[Degradation]] = {
+    "other_contrast": OtherContrast,
     "gaussian_decimation": GaussianDecimation,
     "gaussian_zoom": GaussianZoom,
     "block_average": BlockAverage,

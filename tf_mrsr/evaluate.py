@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from tf_mrsr.inference.models import Model
     from tf_mrsr.recipe import Recipe
 
+RESCALED = "network, truth's scale"
+
 EPILOG = """\
 Each scan is degraded as the model's recipe tests, then estimated again by the model and by nearest, linear and cubic
-spline interpolation, each on the grid that is right for the degradation. The results go to OUTPUT/: table.md,
-table.csv, table.json, distribution.png and figures/, three planes of each scan.
+spline interpolation, each on the grid that is right for the degradation. A model from one contrast to another takes
+pairs of scans, and is compared with the source under the best linear change of intensity. The results go to OUTPUT/:
+table.md, table.csv, table.json, distribution.png and figures/, three planes and slice-wise differences of each scan.
 
-example:
+examples:
   tf-mrsr evaluate --model runs/x2 --data held_out/ -o results/
+  tf-mrsr evaluate --model runs/t2 --data held_out/ -o results/ --stride 16
 """
 
 
@@ -35,15 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.epilog = EPILOG
     arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
     arguments.add_argument(
-        "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
+        "--data",
+        nargs="+",
+        required=True,
+        help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path', or for pairs 'low_res' and 'high_res', "
+        "or 'source' and 'target'",
     )
     arguments.add_argument("-o", "--output", type=cli.path, required=True, help="folder for the results")
     arguments.add_argument(
         "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
     )
     arguments.add_argument(
-        "--protocol", help="masked, sanchez2018 or li2017; default: the recipe's; printed with the table"
+        "--protocol", help="masked, sanchez2018, li2017 or taloma2020; default: the recipe's; printed with the table"
     )
+    cli.add_stride_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
@@ -51,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import cohort, metrics, volume
+    from tf_mrsr import cohort, metrics, model_folder, volume
     from tf_mrsr.evaluation import prepare_case
 
-    scans = cohort.find_pairs(arguments.data)
+    scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(arguments.model).contrasts)
     names = [volume.stem(scan.high_res) for scan in scans]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -84,7 +93,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     model = models.load(arguments.model)
     protocol = arguments.protocol or model.recipe.evaluation.protocol
-    results = Results(_protocol_lines(model.recipe, protocol, arguments.mask))
+    results = Results(_protocol_lines(model.recipe, protocol, arguments.mask, arguments.stride))
     temporary = output.with_name(f".{output.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -95,14 +104,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
                 shown, last = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
-                for method, estimate in _estimates(case, model, arguments.memory):
+                for method, estimate in _estimates(case, model, protocol, arguments):
                     seconds = time.perf_counter() - started
                     row = {"case": case.name, "method": method}
                     results.rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
-                    if method in ("nearest", last, "network"):
+                    if method in ("nearest", last, "network", RESCALED):
                         shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
                     started = time.perf_counter()
                 figures.three_planes(case.truth, shown, temporary / "figures" / f"{case.name}.png")
+                figures.differences(case.truth, shown, temporary / "figures", case.name)
                 progress.advance(case.name)
         figures.distribution(results, temporary / "distribution.png")
         for suffix, text in (("csv", results.to_csv()), ("json", results.to_json()), ("md", results.to_markdown())):
@@ -115,25 +125,41 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(results.to_markdown())
 
 
-def _estimates(case: Case, model: Model, memory_bytes: int) -> Iterator[tuple[str, np.ndarray]]:
-    from tf_mrsr.evaluation import estimates_by_interpolation
+def _estimates(
+    case: Case, model: Model, protocol: str, arguments: argparse.Namespace
+) -> Iterator[tuple[str, np.ndarray]]:
+    from tf_mrsr.evaluation import baseline_estimates, in_scale_of_truth
 
-    yield from estimates_by_interpolation(case, model.recipe.evaluation.baselines)
-    yield "network", model.super_resolve(case.low_res, memory_bytes).data
+    yield from baseline_estimates(case, model.recipe.evaluation.baselines, protocol)
+    estimate = model.super_resolve(case.low_res, arguments.memory, arguments.stride).data
+    yield "network", estimate
+    if model.target_window is not None:
+        yield RESCALED, in_scale_of_truth(case, estimate, model.target_window, model.recipe.intensity.kind)
 
 
-def _protocol_lines(recipe: Recipe, protocol: str, mask: str) -> list[str]:
+def _protocol_lines(recipe: Recipe, protocol: str, mask: str, stride: int | None) -> list[str]:
     from tf_mrsr import metrics
 
     degradation = recipe.testing_degradation()
-    return [
+    lines = [
         f"recipe: {recipe.name}{', changed: ' + ', '.join(recipe.changes) if recipe.changes else ''}",
         f"degradation: {degradation}",
         f"alignment: {degradation.alignment}",
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
         f"mask: {mask}",
-        "baselines: B-splines of order 0 (nearest), 1 (linear), 3 (cubic), 4 (bspline4) with prefilter, each at the "
-        "places that the alignment gives",
+    ]
+    if recipe.contrasts is None:
+        return [
+            *lines,
+            "baselines: B-splines of order 0 (nearest), 1 (linear), 3 (cubic), 4 (bspline4) with prefilter, each at "
+            "the places that the alignment gives",
+        ]
+    return [
+        *lines,
+        "baseline: identity, the source under the linear change of intensity that is best for this very scan, by "
+        "squares where the protocol compares",
+        f"{RESCALED}: the network's output with this truth's centre and width in place of the training targets'",
+        f"patches of {recipe.prediction.patch} voxels a side, stride {stride or recipe.prediction.stride}, averaged",
     ]
 
 

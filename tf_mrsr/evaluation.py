@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_mrsr import baselines, metrics
+from tf_mrsr import baselines, intensity, metrics
 from tf_mrsr.cohort import Scan, check_size
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import DataError, VolumeError
 from tf_mrsr.geometry import slices_last
+from tf_mrsr.intensity import Window
 from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import NIFTI_SUFFIXES, Volume, read_volume, stem
@@ -62,11 +63,32 @@ def prepare_case(scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: st
     return Case(stem(path), truth, low_res, mask, degradation)
 
 
-def estimates_by_interpolation(case: Case, methods: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(method, estimate) for some of ``baselines.ORDERS``, on the grid that is right for the degradation."""
+def baseline_estimates(case: Case, methods: Sequence[str], protocol: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(method, estimate) for some of ``baselines.NAMES``, on the grid that is right for the degradation and with the
+    linear fit that is best where the protocol compares.
+    """
     grid_map = case.degradation.grid_map(case.truth.shape).inverse()
     for method in methods:
-        yield method, baselines.interpolate(case.low_res.data, grid_map, case.truth.shape, method)
+        if method == baselines.IDENTITY:
+            region = case.mask if metrics.PROTOCOLS[protocol].masked else np.ones_like(case.mask)
+            yield method, baselines.linear_fit(case.low_res.data, case.truth.data, region)
+        else:
+            yield method, baselines.interpolate(case.low_res.data, grid_map, case.truth.shape, method)
+
+
+def in_scale_of_truth(case: Case, estimate: np.ndarray, window: Window, kind: str) -> np.ndarray:
+    """An estimate of another contrast as the truth's own intensity window would show it.
+
+    A prediction gets the intensity scale of the training targets. Where the truth is known its own scale can be put in
+    place, which leaves what the network itself got wrong; taloma2020 measures in network range, which is the same.
+
+    Args:
+        case: the case.
+        estimate: (x, y, z), in the scan intensities that ``window`` gives.
+        window: the model's target window.
+        kind: the recipe's intensity kind, a key of ``tf_mrsr.intensity.KINDS``.
+    """
+    return intensity.measure(kind, case.truth.data).to_scan(window.to_network(estimate))
 
 
 def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mapping[str, float]:

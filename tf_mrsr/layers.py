@@ -1,5 +1,5 @@
-"""What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, and the initialiser that makes a
-deconvolution start as nearest-neighbour.
+"""What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, convolutions with large kernels that are
+fast on CPUs, and the initialiser that makes a deconvolution start as nearest-neighbour.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tf_mrsr import fourier
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")
@@ -68,6 +70,23 @@ class TakeChannel(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "index": self.index}
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class LargeKernelConv3D(keras.layers.Conv3D):
+    """``Conv3D`` with an odd cubic kernel and "same" padding, computed in Fourier space where there is no GPU.
+
+    Weights, arguments and results (to float rounding) are those of ``Conv3D``; see ``tf_mrsr.fourier``.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        if tf.config.list_physical_devices("GPU"):
+            return super().call(inputs)
+        images, kernel = (tf.cast(tensor, tf.float32) for tensor in (inputs, self.kernel))
+        result = tf.cast(fourier.convolve_same(images, kernel, self.dilation_rate[0]), self.compute_dtype)
+        if self.use_bias:
+            result = result + tf.cast(self.bias, self.compute_dtype)
+        return self.activation(result)
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")

@@ -18,8 +18,15 @@ def sum_squared_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.math.squared_difference(target, output))
 
 
+def mean_absolute_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """mean(|target - output|) over batch, voxels and channels (taloma2020, section IV, L1)."""
+    return tf.reduce_mean(tf.abs(target - output))
+
+
 def gradient_difference(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Sum over axes a of mean((|d_a target| - |d_a output|)^2) with neighbour differences d_a (sanchez2018, eq. 8)."""
+    """Sum over axes a of mean((|d_a target| - |d_a output|)^2) with neighbour differences d_a (sanchez2018, eq. 8;
+    taloma2020, section IV: "magnitudes of the gradients").
+    """
     return tf.add_n([tf.reduce_mean(term) for term in _gradient_terms(target, output)])
 
 
@@ -47,6 +54,7 @@ def total_variation_z(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 CONTENT: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "mean_squared_error": mean_squared_error,
     "sum_squared_error": sum_squared_error,
+    "mean_absolute_error": mean_absolute_error,
     "gradient_difference": gradient_difference,
     "gradient_difference_sum": gradient_difference_sum,
     "total_variation_z": total_variation_z,

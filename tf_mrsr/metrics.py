@@ -50,11 +50,13 @@ class Protocol:
         name: the name of the protocol.
         description: in words, for the table.
         compare: takes truth, estimate and mask (all (x, y, z)) and returns the value of each of ``METRICS``.
+        masked: whether only voxels of the mask count.
     """
 
     name: str
     description: str
     compare: Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, float]]
+    masked: bool
 
 
 def _compare_inside(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -96,6 +98,20 @@ def _compare_li2017(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -
     }
 
 
+def _compare_taloma2020(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    centre, width = float(truth.mean()), float(truth.std())
+    if width == 0:
+        raise DataError("the truth is constant, so it cannot be standardised")
+    truth, estimate = ((data - centre) / width for data in (truth, estimate))
+    data_range = float(truth.max() - truth.min())
+    return {
+        "psnr": psnr(truth, estimate, data_range),
+        "ssim": ssim(truth, estimate, data_range),
+        "mae": mae(truth, estimate),
+        "mse": mse(truth, estimate),
+    }
+
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -103,18 +119,28 @@ PROTOCOLS = {
             "masked",
             "means over the voxels of the mask; data range = max - min of the truth inside the mask",
             _compare_inside,
+            masked=True,
         ),
         Protocol(
             "sanchez2018",
             "truth and estimate multiplied by the mask, means over the whole volume; data range = joint max - joint "
             "min of both before masking (as the sanchez2018 program measures)",
             _compare_sanchez2018,
+            masked=True,
         ),
         Protocol(
             "li2017",
             "means over the whole volume, no mask, on the scale that puts the truth's min at 0 and its max at 255; "
             "data range = 255 (as the li2017 paper's table)",
             _compare_li2017,
+            masked=False,
+        ),
+        Protocol(
+            "taloma2020",
+            "means over the whole volume, no mask, in standard deviations of the truth; data range = max - min of the "
+            "truth (the taloma2020 report standardises its volumes and does not state its range)",
+            _compare_taloma2020,
+            masked=False,
         ),
     )
 }

@@ -1,4 +1,6 @@
-"""Real pairs: a low-resolution and a high-resolution scan of one person, brought onto matching grids."""
+"""Real pairs of scans of one person: a low- and a high-resolution one, brought onto matching grids, or two contrasts on
+one grid.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from tf_mrsr.volume import Volume
 MIN_OVERLAP = 0.95
 SPACING_TOLERANCE = 0.05
 _SAME_PLACE_VOXELS = 1e-3
+_SAME_GRID_VOXELS = 0.05  # headers of one registration may differ by rounding
 
 
 def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> tuple[Volume, Volume]:
@@ -32,8 +35,11 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
 
     Raises:
         VolumeError: if a file cannot be used.
-        DataError: if the spacings do not differ by the degradation's factors, or the two do not cover the same space.
+        DataError: if the spacings do not differ by the degradation's factors, or the two do not cover the same space;
+            between contrasts, if there is no source or it lies on another grid.
     """
+    if not degradation.changes_grid:
+        return _read_contrasts(scan, nan=nan, axes=axes)
     high_res = read_scan(scan.high_res, nan=nan, axes=axes)
     usable = tuple(slice(0, n) for n in degradation.usable_shape(high_res.shape))
     high_res = replace(high_res, data=high_res.data[usable])
@@ -49,6 +55,28 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
     return high_res, high_res.resampled(scaled, grid_map)
 
 
+def _read_contrasts(scan: Scan, *, nan: str, axes: str) -> tuple[Volume, Volume]:
+    if scan.low_res is None:
+        raise DataError(
+            f"{scan.high_res}: pairs of two contrasts are needed; give a list with the columns source and target"
+        )
+    target = read_scan(scan.high_res, nan=nan, axes=axes)
+    source = read_scan(scan.low_res, nan=nan, axes=axes)
+    if source.shape != target.shape or _moved(source.affine, target.affine, target.shape) > _SAME_GRID_VOXELS:
+        raise DataError(
+            f"{scan.low_res} lies on another grid than {scan.high_res}; register and resample one onto the other first "
+            "(for instance with ANTs, FSL's flirt, or nilearn.image.resample_to_img where both are in one space)"
+        )
+    return target, replace(source, affine=target.affine)
+
+
+def _moved(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
+    """How far, in voxels, a corner of a volume of ``other`` lies from the same corner of ``affine`` at most."""
+    to_first = np.linalg.inv(affine) @ other
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
+    return float(np.abs((corners @ (to_first - np.eye(4)).T)[:, :3]).max())
+
+
 def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradation: Degradation) -> None:
     spacing, wanted = np.array(low_res.spacing_mm), np.array(voxel_spacing_mm(expected))
     if np.any(np.abs(spacing / wanted - 1) > SPACING_TOLERANCE):
@@ -60,9 +88,7 @@ def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradatio
 
 def _resample(scan: Scan, low_res: Volume, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     to_low = np.linalg.inv(low_res.affine) @ affine
-    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    moved = np.abs((corners @ (to_low - np.eye(4)).T)[:, :3]).max()
-    if shape == low_res.shape and moved < _SAME_PLACE_VOXELS:
+    if shape == low_res.shape and _moved(low_res.affine, affine, shape) < _SAME_PLACE_VOXELS:
         return low_res.data
     inside = ndimage.affine_transform(
         np.ones(low_res.shape, np.float32), to_low[:3, :3], to_low[:3, 3], shape, order=0, mode="grid-constant"

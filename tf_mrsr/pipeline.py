@@ -32,15 +32,16 @@ SCANS_PER_GROUP = 16
 
 
 class Pair(NamedTuple):
-    """A scan as training needs it: both volumes (x, y, z) in scan intensities, the window of the low one, and the
-    intensity above which a voxel is taken for tissue (the mean).
+    """A scan as training needs it: both volumes (x, y, z) in scan intensities, their windows, and the intensity above
+    which a voxel is taken for tissue (the mean).
 
-    ``low_res`` and ``window`` are None where patches are degraded and measured one by one.
+    ``low_res`` and the windows are None where patches are degraded and measured one by one.
     """
 
     high_res: np.ndarray
     low_res: np.ndarray | None
-    window: intensity.Window | None
+    low_window: intensity.Window | None
+    high_window: intensity.Window | None
     tissue: float
 
     @property
@@ -64,6 +65,8 @@ class PatchPairs:
 
     Attributes:
         patch_shape: voxels of a high-resolution patch (x, y, z); the recipe's, with whole axes resolved.
+        target_window: the mean window of the high-resolution scans where the recipe measures them by themselves, else
+            None.
         error: why a batch of ``dataset`` could not be made, once that has happened.
 
     Raises:
@@ -90,7 +93,7 @@ class PatchPairs:
         self._lock = threading.Lock()
         self._scans: list[Scan] = []
         self.error: MrsrError | None = None
-        shapes = []
+        shapes, windows = [], []
         for scan in scans:
             try:
                 pair = self._pair(scan)
@@ -102,10 +105,14 @@ class PatchPairs:
                 continue
             self._scans.append(scan)
             shapes.append(pair.high_res.shape)
+            windows.append(pair.high_window)
             on_scan_read()
         if not self._scans:
             raise DataError("none of the scans can be used for training")
         self.patch_shape = self._whole_axes(shapes)
+        self.target_window = None
+        if recipe.intensity.target == "own":
+            self.target_window = intensity.Window(*(float(np.mean(side)) for side in zip(*windows, strict=True)))
         self._origins = [self._grid(shape) for shape in shapes]
         self._orders: dict[int, list[tuple[int, int]]] = {}
         if self.steps_per_epoch < 1:
@@ -157,12 +164,12 @@ class PatchPairs:
         low_origin = [o // f for o, f in zip(origin, factors, strict=True)]
         low_res = patches.cut(pair.low_res, low_origin, self._low_patch_shape)
         high_res = patches.cut(pair.high_res, origin, self.patch_shape)
-        return pair.window.to_network(low_res), pair.window.to_network(high_res)
+        return pair.low_window.to_network(low_res), pair.high_window.to_network(high_res)
 
     def _cut_high(self, epoch: int, scan: int, patch: int) -> np.ndarray:
         pair, origin = self._place(epoch, scan, patch)
         high_res = patches.cut(pair.high_res, origin, self.patch_shape)
-        window = pair.window or intensity.measure(self._recipe.intensity.kind, high_res)
+        window = pair.high_window or intensity.measure(self._recipe.intensity.kind, high_res)
         return window.to_network(high_res)
 
     def _place(self, epoch: int, scan: int, patch: int) -> tuple[Pair, patches.Index3]:
@@ -232,10 +239,13 @@ class PatchPairs:
             raise DataError(f"{scan.low_res}: pairs of scans need a recipe with patches.degrade volume")
         if by_patch and self._recipe.intensity.per == "patch":
             data = read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes).data
-            return Pair(data, None, None, float(data.mean()))
+            return Pair(data, None, None, None, float(data.mean()))
         high_res, low_res = read_pair(scan, self._degradation, nan=self._nan, axes=self._recipe.axes)
-        window = intensity.measure(self._recipe.intensity.kind, low_res.data)
-        return Pair(high_res.data, None if by_patch else low_res.data, window, float(high_res.data.mean()))
+        spec = self._recipe.intensity
+        low_window = intensity.measure(spec.kind, low_res.data)
+        high_window = intensity.measure(spec.kind, high_res.data) if spec.target == "own" else low_window
+        low_data = None if by_patch else low_res.data
+        return Pair(high_res.data, low_data, low_window, high_window, float(high_res.data.mean()))
 
     def _check_fits(self, path: Path, shape: Sequence[int]) -> None:
         """A whole axis (0) must hold 4 voxels like any patch, in whole low-resolution voxels."""

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
     )
+    cli.add_stride_option(arguments)
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
     return cli.run(_predict, arguments.parse_args(argv))
@@ -64,7 +65,7 @@ def _predict(arguments: argparse.Namespace) -> None:
                     cli.warn(
                         f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
                     )
-                result = _super_resolve(model, source, scan, arguments.memory)
+                result = _super_resolve(model, source, scan, arguments)
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
@@ -75,9 +76,9 @@ def _predict(arguments: argparse.Namespace) -> None:
             progress.advance(source.name)
 
 
-def _super_resolve(model: Model, source: Path, scan: Volume, memory_bytes: int) -> Volume:
+def _super_resolve(model: Model, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
     try:
-        return model.super_resolve(scan, memory_bytes)
+        return model.super_resolve(scan, arguments.memory, arguments.stride)
     except VolumeError as error:
         raise VolumeError(f"{source}: {error}") from error
 

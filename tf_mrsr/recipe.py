@@ -16,12 +16,14 @@ import yaml
 
 from tf_mrsr import baselines, intensity, metrics
 from tf_mrsr import degradation as degradations
+from tf_mrsr.cohort import Contrasts
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import RecipeError
 
 CONTENT_LOSSES = (
     "mean_squared_error",
     "sum_squared_error",
+    "mean_absolute_error",
     "gradient_difference",
     "gradient_difference_sum",
     "total_variation_z",
@@ -62,12 +64,18 @@ class Network:
 class Intensity:
     """kind: a key of ``tf_mrsr.intensity.KINDS``; per: "volume" measures the whole low-resolution volume, as at
     prediction; "patch" measures each high-resolution patch, as the sanchez2018 program trains.
+
+    target: "as_input" puts both sides of a pair into network range by the same two numbers; "own" measures the target
+    by itself, as another contrast needs it. A new subject's target is not known, so predictions then get the mean of
+    the training targets' numbers.
     """
 
     kind: str
     per: str = "volume"
+    target: str = "as_input"
 
     def __post_init__(self) -> None:
+        _one_of("intensity.target", self.target, ("as_input", "own"))
         _one_of("intensity.kind", self.kind, tuple(intensity.KINDS))
         _one_of("intensity.per", self.per, ("volume", "patch"))
 
@@ -107,6 +115,31 @@ class Patches:
                 f"patches.per_volume is needed for random patches, 1 to {MOST}, got {self.per_volume}",
             )
             _require(self.step is None, "patches.step belongs to patches.kind 'grid'")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """kind: "whole" runs the network once over the volume (in slabs that give the same), "patches" over overlapping
+    patches whose results are averaged; patch: voxels of a patch along each axis; stride: voxels from one to the next.
+    """
+
+    kind: str = "whole"
+    patch: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("prediction.kind", self.kind, ("whole", "patches"))
+        if self.kind == "whole":
+            _require(
+                self.patch is None and self.stride is None,
+                "prediction.patch and prediction.stride belong to prediction.kind 'patches'",
+            )
+        else:
+            _require(
+                self.patch is not None and self.stride is not None and 1 <= self.stride <= self.patch,
+                "prediction.kind 'patches' needs a patch and a stride of 1 voxel up to the patch, "
+                f"got {self.patch} and {self.stride}",
+            )
 
 
 @dataclass(frozen=True)
@@ -211,17 +244,21 @@ class GeneratorTraining:
 @dataclass(frozen=True)
 class DiscriminatorTraining:
     """The discriminator is updated first in every step, the generator then meets the updated one. joint_batch: real and
-    generated patches go through it as one batch, so that its batch norms see both.
+    generated patches go through it as one batch, so that its batch norms see both. conditional: it sees the generator's
+    input as well, as the first of two channels.
     """
 
     optimizer: Optimizer
     adversarial: DiscriminatorAdversarial
     joint_batch: bool = False
+    conditional: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training with optimisers of its own."""
+    """One part of the training with optimisers of its own. Where the generator itself has stages (auto-context), each
+    part trains one of them, on the output of those before, with a discriminator of its own.
+    """
 
     name: str
     epochs: int
@@ -253,7 +290,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         _require(len(self.baselines) > 0, "evaluation.baselines needs one method or more")
         for name in self.baselines:
-            _one_of("evaluation.baselines", name, tuple(baselines.ORDERS))
+            _one_of("evaluation.baselines", name, baselines.NAMES)
         _one_of("evaluation.protocol", self.protocol, tuple(metrics.PROTOCOLS))
         _one_of("evaluation.batch_norm", self.batch_norm, ("moving_average", "re_estimated"))
 
@@ -286,6 +323,8 @@ class Recipe:
     batch_size: int
     stages: tuple[Stage, ...]
     axes: str = "stored"
+    contrasts: Contrasts | None = None
+    prediction: Prediction = field(default_factory=Prediction)
     evaluation: Evaluation = field(default_factory=Evaluation)
     reported: dict[str, Any] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
@@ -313,6 +352,29 @@ class Recipe:
             self.patches.degrade == "patch" or self.intensity.per == "volume",
             "intensity.per 'patch' needs patches.degrade 'patch'",
         )
+        self._check_contrasts()
+
+    def _check_contrasts(self) -> None:
+        synthesis = not self.training_degradation().changes_grid
+        _require(
+            synthesis == (self.contrasts is not None),
+            "contrasts and degradation.kind 'other_contrast' go together; give both or neither",
+        )
+        _require(
+            all((name == baselines.IDENTITY) == synthesis for name in self.evaluation.baselines),
+            f"evaluation.baselines: between contrasts it is [{baselines.IDENTITY}], where nothing is interpolated, and "
+            f"{baselines.IDENTITY} is for nothing else; got {list(self.evaluation.baselines)}",
+        )
+        conditional = any(stage.discriminator and stage.discriminator.conditional for stage in self.stages)
+        for what, needs in (
+            ("intensity.target 'own'", self.intensity.target == "own"),
+            ("discriminator.conditional", conditional),
+            ("prediction.kind 'patches'", self.prediction.kind == "patches"),
+        ):
+            _require(synthesis or not needs, f"{what} needs degradation.kind 'other_contrast'")
+        _require(
+            not synthesis or self.patches.degrade == "volume", "degradation.kind 'other_contrast' works by volume only"
+        )
 
     def training_degradation(self) -> Degradation:
         return self._degradation(self.degradation)
@@ -329,7 +391,7 @@ class Recipe:
         kind = spec.pop("kind", None)
         _one_of("degradation.kind", kind, tuple(degradations.KINDS))
         kind_class = degradations.KINDS[kind]
-        factor = spec.pop("factor", None)
+        factor = spec.pop("factor", None if kind_class.changes_grid else 1)
         _require(factor is not None, "degradation.factor is missing")
         known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
         hints = typing.get_type_hints(kind_class)

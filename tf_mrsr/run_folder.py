@@ -26,12 +26,11 @@ from google.protobuf.message import DecodeError
 from tf_mrsr import recipe as recipes
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
+from tf_mrsr.model_folder import RECIPE_FILE, RUN_FILE
 from tf_mrsr.recipe import Recipe
 
 # What reading a damaged checkpoint or SavedModel raises, according to where the damage is.
 DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
-RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"
 STATE_FOLDER = "state"
 GENERATOR_FOLDER = "generator"
 SAVED_MODEL_FOLDER = "saved_model"
@@ -83,14 +82,17 @@ def read_run(folder: Path) -> tuple[Recipe, dict]:
     return recipes.load(folder / RECIPE_FILE), facts
 
 
-def generator_manager(folder: Path, generator: keras.Model) -> tf.train.CheckpointManager:
-    return tf.train.CheckpointManager(
-        tf.train.Checkpoint(generator=generator), folder / GENERATOR_FOLDER, max_to_keep=1
-    )
+def generator_manager(folder: Path, generator: keras.Model, stages: tf.Variable) -> tf.train.CheckpointManager:
+    """Writes the generator to predict with; ``stages`` (int) says how many of its stages are of use."""
+    checkpoint = tf.train.Checkpoint(generator=generator, stages=stages)
+    return tf.train.CheckpointManager(checkpoint, folder / GENERATOR_FOLDER, max_to_keep=1)
 
 
-def restore_generator(folder: Path, generator: keras.Model) -> None:
+def restore_generator(folder: Path, generator: keras.Model) -> int:
     """Loads the run's generator into a model that its recipe built.
+
+    Returns:
+        How many of the generator's stages are of use.
 
     Raises:
         ModelError: if the run has none yet or its file is damaged.
@@ -98,12 +100,15 @@ def restore_generator(folder: Path, generator: keras.Model) -> None:
     checkpoint = latest_checkpoint(folder / GENERATOR_FOLDER)
     if checkpoint is None:
         raise ModelError(f"{folder}: the run has no generator yet; let it train longer")
+    stages = tf.Variable(0, trainable=False)
     try:
-        tf.train.Checkpoint(generator=generator).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+        kept = tf.train.Checkpoint(generator=generator, stages=stages).restore(checkpoint)
+        kept.expect_partial().assert_existing_objects_matched()
     except DAMAGED as error:
         raise ModelError(
             f"{folder}: the generator's checkpoint is damaged or of another recipe; use its saved_model, or train again"
         ) from error
+    return int(stages)
 
 
 def latest_checkpoint(folder: Path) -> str | None:

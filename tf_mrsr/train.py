@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.epilog = EPILOG
     arguments.add_argument("--recipe", help="name of a recipe that comes with tf_mrsr, or path of a YAML file")
     arguments.add_argument(
-        "--data", nargs="+", required=True, help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path'"
+        "--data",
+        nargs="+",
+        required=True,
+        help="scans: folders, NIfTI files, CSV/TSV lists with a column 'path', or for pairs 'low_res' and 'high_res', "
+        "or 'source' and 'target'",
     )
     arguments.add_argument(
         "--run", type=cli.path, required=True, help="folder of the run: made new, or gone on with (--resume)"
@@ -71,16 +75,18 @@ def _seed(text: str) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import __version__, cohort, recipe
+    from tf_mrsr import __version__, cohort, model_folder, recipe
 
     if not arguments.resume and arguments.recipe is None:
         raise RecipeError("--recipe is needed; recipes that come with tf_mrsr: " + ", ".join(recipe.names()))
     if arguments.resume and (arguments.recipe or arguments.set or arguments.seed is not None or arguments.precision):
         raise RecipeError("--resume goes on with the run's own recipe, seed and precision; leave those options out")
     # Whatever can be refused is refused before TensorFlow is loaded.
-    chosen = None if arguments.resume else recipe.load(arguments.recipe, arguments.set)
-    scans = cohort.find_pairs(arguments.data)
-    held_out = cohort.find_pairs(arguments.validation) if arguments.validation else []
+    chosen = (
+        model_folder.read_recipe(arguments.run) if arguments.resume else recipe.load(arguments.recipe, arguments.set)
+    )
+    scans = cohort.find_pairs(arguments.data, chosen.contrasts)
+    held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
     _refuse_overlap(scans, held_out)
 
     cli.load_tensorflow()
@@ -91,7 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from tf_mrsr.training.validation import Validation
 
     if arguments.resume:
-        chosen, facts = run_folder.read_run(arguments.run)
+        _, facts = run_folder.read_run(arguments.run)
     else:
         facts = {
             "tf_mrsr": __version__,
@@ -113,7 +119,7 @@ def _train(arguments: argparse.Namespace) -> None:
     data = {"data": run_folder.fingerprint(pairs.scans), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
         _check_same_data(arguments.run, data, facts)
-    facts |= data
+    facts |= data | {"target_window": pairs.target_window}
     validation = None
     if held_out:
         validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)

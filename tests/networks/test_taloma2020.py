@@ -6,7 +6,7 @@ import pytest
 
 from tests.networks import check, impulse
 from tf_mrsr.networks import taloma2020
-from tf_mrsr.networks.structure import fold_batch_norm, reach, split
+from tf_mrsr.networks.structure import fold_batch_norm, reach, split, stage, stage_count, up_to_stage
 
 NARROW = (2, 2, 2, 2, 2, 2, 2, 2, 1)
 
@@ -18,49 +18,89 @@ def test_generator_has_the_nine_layers_of_the_report():
     assert [layer.filters for layer in layers] == [32, 32, 32, 64, 64, 64, 32, 32, 1]
     assert [layer.dilation_rate for layer in layers] == [(d, d, d) for d in (1, 2, 2, 2, 2, 2, 2, 2, 1)]
     assert {layer.strides for layer in layers} == {(1, 1, 1)}
-    kinds = [type(layer).__name__ for layer in model.layers[1:]]
+    kinds = [type(layer).__name__.replace("LargeKernel", "") for layer in model.layers[1:]]
     assert kinds == ["Conv3D", "BatchNormalization", "LeakyReLU"] * 8 + ["Conv3D"]
     assert layers[-1].activation is keras.activations.linear
 
 
-@pytest.mark.parametrize(("in_channels", "residual"), [(1, False), (1, True), (2, True)])
-def test_generator_parameters(in_channels, residual):
-    convolutions = 2 * 27_680 + 55_360 + 2_986_048 + 110_656 + 55_328 + 351_264 + 865
-    first = 9**3 * in_channels * 32 + 32
-    batch_norms = 4 * (3 * 32 + 3 * 64 + 2 * 32)
-    assert taloma2020.generator(in_channels, residual).count_params() == first + convolutions + batch_norms
-
-
-@pytest.mark.parametrize("in_channels", [1, 2, 3])
 @pytest.mark.parametrize("residual", [False, True])
-def test_generator_keeps_the_shape(in_channels, residual):
-    model = taloma2020.generator(in_channels, residual, NARROW)
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_generator_parameters(stages, residual):
+    convolutions = 2 * 27_680 + 55_360 + 2_986_048 + 110_656 + 55_328 + 351_264 + 865
+    batch_norms = 4 * (3 * 32 + 3 * 64 + 2 * 32)
+    first = 9**3 * 32 + 32
+    others = (stages - 1) * (9**3 * 2 * 32 + 32)
+    expected = first + others + stages * (convolutions + batch_norms)
+    assert taloma2020.generator(residual, stages).count_params() == expected
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("residual", [False, True])
+def test_generator_keeps_the_shape(stages, residual):
+    model = taloma2020.generator(residual, stages, NARROW)
     for shape in [(5, 7, 3), (4, 1, 6)]:
-        assert model(np.ones((1, *shape, in_channels))).shape == (1, *shape, 1)
+        assert model(np.ones((1, *shape, 1))).shape == (1, *shape, 1)
 
 
 def test_residual_adds_the_source_to_the_last_layers_output():
-    model = taloma2020.generator(2, residual=True, filters=NARROW)
+    model = taloma2020.generator(residual=True, stages=2, filters=NARROW)
     volume = check.patch(model, (5, 4, 3))
-    model.get_layer("conv9").set_weights([np.zeros((3, 3, 3, 2, 1)), np.full(1, 0.5)])
-    np.testing.assert_allclose(model(volume, training=False), volume[..., :1] + 0.5, rtol=1e-6)
+    model.get_layer("stage2_conv9").set_weights([np.zeros((3, 3, 3, 2, 1)), np.full(1, 0.5)])
+    np.testing.assert_allclose(model(volume, training=False), volume + 0.5, rtol=1e-6)
+
+
+def test_every_stage_takes_the_source_and_the_output_of_the_one_before():
+    model = taloma2020.generator(residual=True, stages=3, filters=NARROW)
+    check.randomize(model)
+    volume = check.patch(model, (6, 5, 4))
+    assert stage_count(model) == 3
+    first, second, third = (stage(model, number) for number in (1, 2, 3))
+    assert first.context is None
+    output = first.network(volume, training=False)
+    np.testing.assert_allclose(output, up_to_stage(model, 1)(volume, training=False), rtol=1e-6)
+    for part in (second, third):
+        joined = np.concatenate([volume, output], axis=-1)
+        np.testing.assert_allclose(part.context(volume, training=False), joined, rtol=1e-5, atol=1e-5)
+        output = part.network(joined, training=False)
+    np.testing.assert_allclose(output, model(volume, training=False), rtol=1e-5, atol=1e-5)
+    weights = [{id(v) for v in part.network.weights} for part in (first, second, third)]
+    assert not weights[0] & weights[1]
+    assert len(set.union(*weights)) == len(model.weights)
 
 
 def test_all_is_trunk():
     assert split(taloma2020.generator(filters=NARROW)).tail is None
 
 
-@pytest.mark.parametrize(("in_channels", "residual"), [(1, False), (2, True)])
-def test_reach(in_channels, residual):
+@pytest.mark.parametrize("residual", [False, True])
+def test_reach(residual, monkeypatch):
     """4 + 2 + 2 + 2 + 8 + 2 + 2 + 6 + 1: half a kernel each, twice that where the dilation is 2."""
-    model = taloma2020.generator(in_channels, residual, NARROW)
+    # Rounding in Fourier space reaches everywhere; an impulse is followed through direct convolutions.
+    monkeypatch.setattr(taloma2020, "LARGE_KERNEL", 10)
+    model = taloma2020.generator(residual, filters=NARROW)
     assert reach(model).radius == (29, 29, 29)
     assert reach(model).scale == (1, 1, 1)
     assert impulse.measured_radius(model) == (29, 29, 29)
 
 
+def test_stages_add_their_reach():
+    assert reach(taloma2020.generator(stages=2, filters=NARROW)).radius == (58, 58, 58)
+
+
+def test_large_kernels_in_fourier_space_change_nothing(monkeypatch):
+    models = [taloma2020.generator(residual=True, filters=NARROW)]
+    monkeypatch.setattr(taloma2020, "LARGE_KERNEL", 10)
+    models.append(taloma2020.generator(residual=True, filters=NARROW))
+    for model in models:
+        check.randomize(model)
+    assert reach(models[0]) == reach(models[1])
+    volume = check.patch(models[0], (9, 12, 7))
+    ours, direct = (model(volume, training=False).numpy() for model in models)
+    np.testing.assert_allclose(ours, direct, atol=1e-5 * np.abs(direct).max())
+
+
 def test_batch_norms_fold_into_dilated_convolutions():
-    model = taloma2020.generator(2, residual=True, filters=NARROW)
+    model = taloma2020.generator(residual=True, stages=2, filters=NARROW)
     check.randomize(model)
     folded = fold_batch_norm(model)
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
@@ -98,7 +138,7 @@ def test_discriminator_looks_at_source_and_target():
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (lambda: taloma2020.generator(2, residual=True, filters=NARROW), (4, 5, 3)),
+        (lambda: taloma2020.generator(residual=True, stages=2, filters=NARROW), (4, 5, 3)),
         (lambda: taloma2020.discriminator((8, 8, 8)), (8, 8, 8)),
     ],
 )

@@ -93,7 +93,9 @@ def test_joint_batch_shows_both_kinds_to_one_batch_norm():
             optimizer.build(model.trainable_variables)
         step = AdversarialStep(chosen, generator, discriminator, *optimizers)
         step(tf.ones((1, 2, 2, 2, 1)), 3 * tf.ones((1, 2, 2, 2, 1)), tf.constant(0))
-        real, fake = step._scores(3 * tf.ones((1, 2, 2, 2, 1)), 0.5 * tf.ones((1, 2, 2, 2, 1)), "logits")
+        real, fake = step._scores(
+            tf.zeros((1, 2, 2, 2, 1)), 3 * tf.ones((1, 2, 2, 2, 1)), 0.5 * tf.ones((1, 2, 2, 2, 1)), "logits"
+        )
         spread[joint] = float(abs(real - fake)[0, 0])
     assert spread["true"] > 1.5
     assert spread["false"] < 1e-3

@@ -27,7 +27,8 @@ chosen = recipe.load(
 )
 pairs = PatchPairs(find_pairs([folder / "scan.nii.gz"]), chosen, seed=0)
 trainer = Trainer(chosen, pairs, None, Settings(steps=3), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-run_folder.create_run(folder / "run", chosen, {})
+facts = {"seed": 0, "steps": None, "precision": "float32", "data": "", "validation_data": ""}
+run_folder.create_run(folder / "run", chosen, facts)
 assert trainer.open(folder / "run") == 0
 trainer.run()
 for variable in trainer.generator.trainable_variables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +14,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import networks, recipe, run_folder
+from tf_mrsr import model_folder, networks, run_folder
 from tf_mrsr.cohort import MIN_VOXELS, check_size
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError
+from tf_mrsr.inference.patch_averager import PatchAverager
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.intensity import Window
 from tf_mrsr.limits import UNLIMITED
-from tf_mrsr.networks.structure import reach
+from tf_mrsr.networks.structure import reach, stage_count, up_to_stage
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
-
-_EXTRA_FOLDER = "assets.extra"
 
 
 class Model(NamedTuple):
@@ -31,17 +32,30 @@ class Model(NamedTuple):
     recipe: Recipe
     resolver: SuperResolver
 
+    @property
+    def target_window(self) -> Window | None:
+        """What brings the output from network range to scan intensities, if that is not the input's own window."""
+        kept = getattr(self.resolver, "target_window", None)
+        return None if kept is None else Window(*(float(number) for number in kept.numpy()))
+
     def warm_up(self) -> None:
         """Runs a tiny volume, so that a time measured next is that of the computation alone."""
         ramp = np.arange(MIN_VOXELS**3, dtype=np.float32).reshape((MIN_VOXELS,) * 3)
         self.super_resolve(Volume(ramp, np.eye(4)), UNLIMITED)
 
-    def super_resolve(self, volume: Volume, memory_bytes: int) -> Volume:
-        """The volume (x, y, z) on the network's finer grid, in the scan's intensities.
+    def super_resolve(self, volume: Volume, memory_bytes: int, stride: int | None = None) -> Volume:
+        """The volume (x, y, z) on the network's finer grid, or in its other contrast.
+
+        Args:
+            volume: the scan.
+            memory_bytes: what the computation may take.
+            stride: for models that average patches, voxels from one patch to the next; None for the recipe's.
 
         Raises:
+            RecipeError: if a stride is given that the model cannot use.
             VolumeError: if it is too small, does not fit into the memory there is, or the result is not finite.
         """
+        strides = self._strides(stride)
         check_size(volume)
         # Input and result, each once raw and once in network range.
         needed = 8 * volume.data.size * (1 + math.prod(self.recipe.training_degradation().factors))
@@ -51,7 +65,7 @@ class Model(NamedTuple):
             )
         try:
             result = self.resolver(
-                tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64)
+                tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64), *strides
             )
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
@@ -63,6 +77,17 @@ class Model(NamedTuple):
                 "rescale them if that is extreme, else the model is broken"
             )
         return replace(volume, data=data, affine=result["affine"].numpy())
+
+    def _strides(self, stride: int | None) -> list[tf.Tensor]:
+        spec = self.recipe.prediction
+        if spec.kind == "whole":
+            if stride is not None:
+                raise RecipeError("--stride is for models that average overlapping patches; this one does not")
+            return []
+        stride = spec.stride if stride is None else stride
+        if not 1 <= stride <= spec.patch:
+            raise RecipeError(f"the stride must be 1 to {spec.patch} voxels, a whole patch, got {stride}")
+        return [tf.constant(stride, tf.int32)]
 
 
 def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
@@ -80,13 +105,32 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
         raise RecipeError(
             f"the generator enlarges by {reach(generator).scale}, but the degradation's factors are {factors}"
         )
+    if stage_count(generator) not in (1, len(recipe_.stages)):
+        raise RecipeError(
+            f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
+        )
     return generator
 
 
-def resolver_for(recipe_: Recipe, generator: keras.Model) -> SuperResolver:
-    """The resolver around a generator that the recipe describes."""
-    grid_map = recipe_.training_degradation().network_grid_map()
-    return SuperResolver(generator, grid_map, recipe_.intensity.kind, slices_last=recipe_.axes == "slices_last")
+def resolver_for(
+    recipe_: Recipe, generator: keras.Model, target_window: Sequence[float] | None = None
+) -> SuperResolver:
+    """The resolver around a generator that the recipe describes.
+
+    Args:
+        recipe_: the recipe.
+        generator: the generator, or its first stages.
+        target_window: centre and width of the target's intensities, where the recipe measures them apart.
+    """
+    arguments = {
+        "grid_map": recipe_.training_degradation().network_grid_map(),
+        "intensity_kind": recipe_.intensity.kind,
+        "slices_last": recipe_.axes == "slices_last",
+        "target_window": None if target_window is None else Window(*target_window),
+    }
+    if recipe_.prediction.kind == "patches":
+        return PatchAverager(generator, recipe_.prediction.patch, **arguments)
+    return SuperResolver(generator, **arguments)
 
 
 def load(folder: str | Path) -> Model:
@@ -96,34 +140,25 @@ def load(folder: str | Path) -> Model:
         ModelError: if it is neither, or damaged.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; expected a run folder or a SavedModel folder")
-    if (folder / "saved_model.pb").exists():
-        return _load_saved_model(folder)
-    if not (folder / run_folder.RUN_FILE).exists():
-        raise ModelError(f"{folder}: neither a run folder ({run_folder.RUN_FILE}) nor a SavedModel (saved_model.pb)")
-    recipe_, _ = run_folder.read_run(folder)
-    generator = build_generator(recipe_)
-    run_folder.restore_generator(folder, generator)
-    return Model(recipe_, resolver_for(recipe_, generator))
-
-
-def _load_saved_model(folder: Path) -> Model:
-    recipe_file = folder / _EXTRA_FOLDER / run_folder.RECIPE_FILE
-    if not recipe_file.exists():
-        raise ModelError(f"{folder}: a SavedModel, but not one of tf_mrsr ({_EXTRA_FOLDER}/recipe.yaml is missing)")
+    recipe_ = model_folder.read_recipe(folder)
+    if not model_folder.is_saved_model(folder):
+        return _of_run(folder)
     try:
-        resolver = tf.saved_model.load(str(folder))
+        return Model(recipe_, tf.saved_model.load(str(folder)))
     except run_folder.DAMAGED as error:
         raise ModelError(f"{folder}: the SavedModel is damaged; fetch or export it again") from error
-    return Model(recipe.load(recipe_file), resolver)
 
 
-def export_run(folder: Path, recipe_: Recipe) -> None:
-    """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
+def _of_run(folder: Path) -> Model:
+    recipe_, facts = run_folder.read_run(folder)
     generator = build_generator(recipe_)
-    run_folder.restore_generator(folder, generator)
-    save(Model(recipe_, resolver_for(recipe_, generator)), folder / run_folder.SAVED_MODEL_FOLDER)
+    stages = run_folder.restore_generator(folder, generator)
+    return Model(recipe_, resolver_for(recipe_, up_to_stage(generator, stages), facts.get("target_window")))
+
+
+def export_run(folder: Path) -> None:
+    """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
+    save(_of_run(folder), folder / run_folder.SAVED_MODEL_FOLDER)
 
 
 def save(model: Model, folder: Path) -> None:
@@ -133,9 +168,9 @@ def save(model: Model, folder: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.__call__)
-        extra = temporary / _EXTRA_FOLDER
+        extra = temporary / model_folder.EXTRA_FOLDER
         extra.mkdir()
-        (extra / run_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
+        (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)

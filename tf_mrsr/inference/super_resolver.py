@@ -36,12 +36,21 @@ class SuperResolver(tf.Module):
         intensity_kind: a key of ``tf_mrsr.intensity.KINDS``.
         slices_last: brings the slice axis last before the network and back after it, as
             ``tf_mrsr.geometry.slices_last`` finds it.
+        target_window: brings the result from network range to scan intensities; None for the input's own window.
     """
 
     def __init__(
-        self, generator: keras.Model, grid_map: GridMap, intensity_kind: str, *, slices_last: bool = False
+        self,
+        generator: keras.Model,
+        grid_map: GridMap,
+        intensity_kind: str,
+        *,
+        slices_last: bool = False,
+        target_window: intensity.Window | None = None,
     ) -> None:
         super().__init__(name="super_resolver")
+        # A variable, so that it can be read of a loaded SavedModel.
+        self.target_window = None if target_window is None else tf.Variable(target_window, False, dtype=tf.float32)
         folded = fold_batch_norm(generator)
         # Tracked as plain variables; the Keras models themselves would put everything into a SavedModel twice.
         self.network_variables = [variable.value for variable in folded.weights]
@@ -77,12 +86,18 @@ class SuperResolver(tf.Module):
         Returns:
             "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
         """
+        return self._resolve(volume, affine, lambda scaled: self._network(scaled, memory_bytes))
+
+    def _resolve(self, volume: tf.Tensor, affine: tf.Tensor, network: TensorFunction) -> dict[str, tf.Tensor]:
+        """All but the network itself, which takes and gives (x, y, z, 1) in network range."""
         order = slice_order(affine) if self._slices_last else tf.range(3)
         volume = tf.transpose(volume, order)
         centre, width = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
         window = intensity.Window(centre, tf.where(width == 0, tf.ones_like(width), width))  # as intensity.measure
         scaled = window.to_network(volume)[..., None]
-        result = window.to_scan(self._network(scaled, memory_bytes)[..., 0])
+        if self.target_window is not None:
+            window = intensity.Window(self.target_window[0], self.target_window[1])
+        result = window.to_scan(network(scaled)[..., 0])
         # Columns of the affine belong to array axes: there and back like the volume.
         columns = tf.concat([order, [3]], axis=0)
         fine = tf.gather(affine, columns, axis=1) @ tf.constant(self._grid_matrix, tf.float64)

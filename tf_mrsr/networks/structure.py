@@ -1,4 +1,6 @@
-"""What can be read off any functional generator: its trunk and tail, their reach, and a copy without batch norm."""
+"""What can be read off any functional generator: its trunk and tail, its stages, their reach, and a copy without batch
+norm.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from keras import layers
 from tf_mrsr.layers import PixelShuffle3D, TakeChannel
 
 TRUNK_END = "trunk_end"
+STAGE_INPUT = "stage{}_input"  # name of the layer that joins source and former output; from stage 2 on
 
 _CONVOLUTIONS = (layers.Conv2D, layers.Conv3D)
 _DECONVOLUTIONS = (layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -54,6 +57,45 @@ def split(model: keras.Model) -> Parts:
         return Parts(model, None)
     features = model.get_layer(TRUNK_END).output
     return Parts(keras.Model(model.input, features, name="trunk"), keras.Model(features, model.output, name="tail"))
+
+
+class Stage(NamedTuple):
+    """One stage of a generator that refines its output in stages.
+
+    Attributes:
+        context: from the source to what the stage takes in; None for the first stage, which takes the source.
+        network: the stage itself.
+    """
+
+    context: keras.Model | None
+    network: keras.Model
+
+
+def stage_count(model: keras.Model) -> int:
+    """How many networks stand in a row in the generator; 1 for most."""
+    names = {layer.name for layer in model.layers}
+    count = 1
+    while STAGE_INPUT.format(count + 1) in names:
+        count += 1
+    return count
+
+
+def stage(model: keras.Model, number: int) -> Stage:
+    """Stage ``number``, from 1, of a generator; its models share their weights with it."""
+    output = up_to_stage(model, number).output
+    if number == 1:
+        return Stage(None, keras.Model(model.input, output, name="stage1"))
+    joined = model.get_layer(STAGE_INPUT.format(number)).output
+    context = keras.Model(model.input, joined, name=f"stage{number}_context")
+    return Stage(context, keras.Model(joined, output, name=f"stage{number}"))
+
+
+def up_to_stage(model: keras.Model, number: int) -> keras.Model:
+    """The first ``number`` stages of a generator; the generator itself where there are no more."""
+    if number >= stage_count(model):
+        return model
+    _, output = model.get_layer(STAGE_INPUT.format(number + 1)).input
+    return keras.Model(model.input, output, name=model.name)
 
 
 def reach(model: keras.Model) -> Reach:

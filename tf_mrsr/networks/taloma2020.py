@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_mrsr.layers import TakeChannel
+from tf_mrsr.layers import LargeKernelConv3D, TakeChannel
+from tf_mrsr.networks.structure import STAGE_INPUT
 
 # Section III; what it leaves open is marked with *.
 GENERATOR_KERNELS = (9, 3, 3, 3, 9, 3, 3, 7, 3)
@@ -24,34 +25,47 @@ DENSE_UNITS = (512, 128)
 POOL_SIZE = 2  # *
 SLOPE = 0.3  # * Keras's, as are the initial weights
 BATCH_NORM = {"epsilon": 1e-3, "momentum": 0.99}  # * Keras's
+LARGE_KERNEL = 7  # from here on Fourier space is faster than the direct sum on CPUs
 
 
-def generator(in_channels: int = 1, residual: bool = False, filters: Sequence[int] = GENERATOR_FILTERS) -> keras.Model:
-    """The generator of section III: (batch, x, y, z, in_channels) -> (batch, x, y, z, 1), any x, y, z.
+def generator(residual: bool = False, stages: int = 1, filters: Sequence[int] = GENERATOR_FILTERS) -> keras.Model:
+    """The generator of section III: (batch, x, y, z, 1) -> (batch, x, y, z, 1), any x, y, z.
 
     Args:
-        in_channels: 1 for the source alone; 2 in the auto-context model, where the former network's output follows
-            the source (section VIII).
-        residual: adds the source, channel 0, to the last layer's output (ResGAN, section VII).
+        residual: adds the source to the last layer's output (ResGAN, section VII).
+        stages: networks in a row. From the second on each takes the source and the output of the one before as two
+            channels (auto-context model, section VIII); see ``tf_mrsr.networks.structure`` for taking them apart.
         filters: filters of the nine convolutions; the last is 1.
 
     Raises:
-        ValueError: if there are not nine filters, or the last is not 1.
+        ValueError: if there are not nine filters, the last is not 1, or there is no stage.
     """
     if len(filters) != len(GENERATOR_KERNELS) or filters[-1] != 1:
         raise ValueError(f"filters must be {len(GENERATOR_KERNELS)} numbers, the last 1, got {tuple(filters)}")
-    source = x = keras.Input((None, None, None, in_channels), name="source")
+    if stages < 1:
+        raise ValueError(f"stages must be 1 or more, got {stages}")
+    source = keras.Input((None, None, None, 1), name="source")
+    output = _one_generator(source, residual, filters, "")
+    for stage in range(2, stages + 1):
+        context = layers.Concatenate(name=STAGE_INPUT.format(stage), dtype="float32")([source, output])
+        output = _one_generator(context, residual, filters, f"stage{stage}_")
+    return keras.Model(source, output, name="taloma2020_resgan" if residual else "taloma2020")
+
+
+def _one_generator(inputs: keras.KerasTensor, residual: bool, filters: Sequence[int], prefix: str) -> keras.KerasTensor:
+    """Table of section III; ``inputs`` has the source as its first channel."""
+    x = inputs
     rows = list(zip(GENERATOR_KERNELS, filters, GENERATOR_DILATIONS, strict=True))
     for i, (kernel, f, dilation) in enumerate(rows[:-1], start=1):
-        x = _conv(f, kernel, f"conv{i}", dilation_rate=dilation)(x)
-        x = _batch_norm(f"conv{i}_bn")(x)
-        x = _leaky_relu(f"conv{i}_act")(x)
+        x = _conv(f, kernel, f"{prefix}conv{i}", dilation_rate=dilation)(x)
+        x = _batch_norm(f"{prefix}conv{i}_bn")(x)
+        x = _leaky_relu(f"{prefix}conv{i}_act")(x)
     kernel, f, dilation = rows[-1]
-    x = _conv(f, kernel, "conv9", dilation_rate=dilation, dtype="float32")(x)
+    x = _conv(f, kernel, f"{prefix}conv9", dilation_rate=dilation, dtype="float32")(x)
     if residual:
-        skip = TakeChannel(0, name="residual_skip", dtype="float32")(source)
-        x = layers.Add(name="residual_add", dtype="float32")([x, skip])
-    return keras.Model(source, x, name="taloma2020_resgan" if residual else "taloma2020")
+        skip = TakeChannel(0, name=f"{prefix}residual_skip", dtype="float32")(inputs)
+        x = layers.Add(name=f"{prefix}residual_add", dtype="float32")([x, skip])
+    return x
 
 
 def discriminator(patch_shape: Sequence[int]) -> keras.Model:
@@ -79,7 +93,8 @@ def discriminator(patch_shape: Sequence[int]) -> keras.Model:
 
 
 def _conv(filters: int, kernel: int, name: str, **kwargs) -> layers.Layer:
-    return layers.Conv3D(filters, kernel, padding="same", name=name, **kwargs)
+    kind = LargeKernelConv3D if kernel >= LARGE_KERNEL else layers.Conv3D
+    return kind(filters, kernel, padding="same", name=name, **kwargs)
 
 
 def _batch_norm(name: str) -> layers.Layer:

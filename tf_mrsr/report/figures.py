@@ -15,6 +15,8 @@ from tf_mrsr.volume import Volume
 
 _PLANES = ("sagittal", "coronal", "axial")
 _DPI = 120
+_SLICES = 6  # in a picture of differences
+_LIT = 0.1  # of the brightest voxel
 
 
 def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path) -> None:
@@ -47,6 +49,51 @@ def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path)
         if title != "truth":
             axes[3, column].set_title(f"|error|, 0 to {worst:.3g}", fontsize=8)
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path, name: str) -> None:
+    """Writes one PNG per plane, ``NAME_differences_PLANE.png``: estimate less truth in slices through the volume.
+
+    Every picture states the slice's mean squared error as a share of the truth's variance over the whole volume.
+
+    Args:
+        truth, estimates: see ``three_planes``.
+        folder: where the files go.
+        name: first part of their names.
+    """
+    order, flips = _to_ras(truth.affine)
+    spacing = np.array(voxel_spacing_mm(truth.affine))[order]
+    whole = _reoriented(truth.data, order, flips)
+    errors = {title: _reoriented(e - truth.data, order, flips) for title, e in estimates.items()}
+    worst = max(float(np.percentile(np.abs(error), 99.5)) for error in errors.values())
+    gray = {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(truth.data, 99.8))}
+    signed = {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
+    variance = float(truth.data.var())
+    for plane, plane_name in enumerate(_PLANES):
+        places = _spread(whole, plane)
+        figure = Figure(figsize=(2.2 * _SLICES, 2.4 * (1 + len(errors))), layout="constrained")
+        rows = figure.subplots(1 + len(errors), _SLICES)
+        for column, place in enumerate(places):
+            at = [place] * 3
+            _show(rows[0, column], whole, plane, at, spacing, gray)
+            rows[0, column].set_title(f"slice {place}", fontsize=8)
+            for row, error in zip(rows[1:, column], errors.values(), strict=True):
+                _show(row, error, plane, at, spacing, signed)
+                of_slice = float(np.mean(np.square(np.take(error, place, axis=plane)))) / variance
+                row.set_title(f"MSE {of_slice:.4f}", fontsize=8)
+        for row, title in zip(rows[:, 0], ["truth", *errors], strict=True):
+            row.set_ylabel(title, fontsize=8)
+        for axis in rows[:, 1:].ravel():
+            axis.set_ylabel("")
+        figure.suptitle(f"{plane_name}: estimate less truth, -{worst:.3g} (blue) to {worst:.3g} (red)", fontsize=9)
+        figure.savefig(folder / f"{name}_differences_{plane_name}.png", dpi=_DPI, metadata={"Software": None})
+
+
+def _spread(data: np.ndarray, plane: int) -> np.ndarray:
+    """Numbers of slices, evenly spread over those that show something."""
+    brightest = data.max(axis=tuple(a for a in range(3) if a != plane))
+    lit = np.flatnonzero(brightest > _LIT * brightest.max())
+    return np.linspace(lit[0], lit[-1], _SLICES + 2).round().astype(int)[1:-1]
 
 
 def _show(axis, data: np.ndarray, plane: int, at: Sequence[int], spacing: np.ndarray, style: dict) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_mrsr import networks, run_folder
 from tf_mrsr.errors import ModelError, RecipeError
 from tf_mrsr.inference.models import build_generator, export_run, resolver_for
+from tf_mrsr.networks.structure import stage, stage_count, up_to_stage
 from tf_mrsr.pipeline import PatchPairs
 from tf_mrsr.progress import Progress
 from tf_mrsr.recipe import Recipe
@@ -81,30 +82,45 @@ class Trainer:
         with self._strategy.scope():
             self._build()
         if validation is not None:
-            self._resolver = resolver_for(recipe, build_generator(recipe))
+            template = build_generator(recipe)
+            self._resolvers = [
+                resolver_for(recipe, up_to_stage(template, number), pairs.target_window) for number in self._stages
+            ]
 
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
         self.generator = build_generator(recipe, precision)
-        self.discriminator = None
-        if any(stage.discriminator is not None for stage in recipe.stages):
-            arguments = {"patch_shape": self._pairs.patch_shape, **recipe.network.discriminator}
-            self.discriminator = networks.build(recipe.network.name, "discriminator", arguments, precision)
+        staged = stage_count(self.generator) > 1
+        # Numbers of the generator's own stages that the recipe's stages train.
+        self._stages = [number if staged else 1 for number in range(1, len(recipe.stages) + 1)]
+        self._parts = [stage(self.generator, number) for number in self._stages]
+        self._stages_done = tf.Variable(0, dtype=tf.int32, trainable=False)
+        self._discriminators: list[keras.Model | None] = []
         self._optimizers = []
         lengths = np.diff([0, *self._stage_ends])
-        for stage, length in zip(recipe.stages, lengths, strict=True):
-            pair = [make_optimizer(stage.generator.optimizer, int(length), self._pairs.steps_per_epoch), None]
-            pair[0].build(self.generator.trainable_variables)
-            if stage.discriminator is not None:
-                pair[1] = make_optimizer(stage.discriminator.optimizer, int(length), self._pairs.steps_per_epoch)
-                pair[1].build(self.discriminator.trainable_variables)
+        for spec, part, length in zip(recipe.stages, self._parts, lengths, strict=True):
+            pair = [make_optimizer(spec.generator.optimizer, int(length), self._pairs.steps_per_epoch), None]
+            pair[0].build(part.network.trainable_variables)
+            discriminator = None
+            if spec.discriminator is not None:
+                former = next((d for d in self._discriminators if d is not None), None)
+                discriminator = self._new_discriminator() if staged or former is None else former
+                pair[1] = make_optimizer(spec.discriminator.optimizer, int(length), self._pairs.steps_per_epoch)
+                pair[1].build(discriminator.trainable_variables)
+            self._discriminators.append(discriminator)
             self._optimizers.append(pair)
+        discriminators = dict.fromkeys(d for d in self._discriminators if d is not None)
         self._state = tf.train.Checkpoint(
             step=self._step,
             best_psnr=self._best_psnr,
-            networks=[network for network in (self.generator, self.discriminator) if network is not None],
+            networks=[self.generator, *discriminators],
             optimizers=[optimizer for pair in self._optimizers for optimizer in pair if optimizer is not None],
         )
+
+    def _new_discriminator(self) -> keras.Model:
+        network = self._recipe.network
+        arguments = {"patch_shape": self._pairs.patch_shape, **network.discriminator}
+        return networks.build(network.name, "discriminator", arguments, self._settings.precision)
 
     def open(self, folder: Path) -> int:
         """Takes a run folder (see ``tf_mrsr.run_folder``) and goes back to its newest checkpoint, if there is one.
@@ -119,7 +135,7 @@ class Trainer:
         self._folder = folder
         latest = run_folder.latest_checkpoint(folder / run_folder.STATE_FOLDER)
         self._states = tf.train.CheckpointManager(self._state, folder / run_folder.STATE_FOLDER, max_to_keep=2)
-        self._generators = run_folder.generator_manager(folder, self.generator)
+        self._generators = run_folder.generator_manager(folder, self.generator, self._stages_done)
         if latest is not None:
             try:
                 self._state.restore(latest).assert_consumed()
@@ -151,12 +167,21 @@ class Trainer:
                         if self._pairs.error is None:
                             raise
                         raise self._pairs.error from error
-        if self._validation is None or self._generators.latest_checkpoint is None:
-            self._publish_generator()
-        export_run(self._folder, self._recipe)
+        export_run(self._folder)
+
+    def _begin_stage(self, number: int) -> None:
+        """The best epoch is one of this stage's; the generator's own earlier stages stand still at their best."""
+        self._best_psnr.assign(-np.inf)
+        if self._parts[number].context is not None:
+            best = build_generator(self._recipe)
+            run_folder.restore_generator(self._folder, best)
+            earlier = self._stages[number] - 1
+            up_to_stage(self.generator, earlier).set_weights(up_to_stage(best, earlier).get_weights())
 
     def _run_stage(self, number: int, end: int, progress: Progress) -> None:
-        stage = self._recipe.stages[number]
+        if int(self._step) == (self._stage_ends[number - 1] if number else 0):
+            self._begin_stage(number)
+        spec = self._recipe.stages[number]
         update = self._step_function(number)
         dataset = self._strategy.experimental_distribute_dataset(self._pairs.dataset(int(self._step), end))
         per_epoch = self._pairs.steps_per_epoch
@@ -172,33 +197,36 @@ class Trainer:
                 means["steps_per_second"] = len(pending) / (time.monotonic() - mark)
                 self._log.write(step, means)
                 self._board.write(step, means)
-                note = f"{stage.name}, loss {means['generator_loss']:.4g}, {means['steps_per_second']:.2f} steps/s"
+                note = f"{spec.name}, loss {means['generator_loss']:.4g}, {means['steps_per_second']:.2f} steps/s"
                 pending, mark = [], time.monotonic()
-            if self._validation is not None and (step % per_epoch == 0 or step == self.total_steps):
-                self._validate(step)
+            if self._validation is not None and (step % per_epoch == 0 or step == end):
+                self._validate(number, step)
             if step == end or time.monotonic() - saved >= 60 * self._settings.checkpoint_minutes:
-                run_folder.save_checkpoint(self._states, step)
                 if self._validation is None:
-                    self._publish_generator()
+                    self._publish_generator(number)
+                run_folder.save_checkpoint(self._states, step)
                 saved = time.monotonic()
             progress.advance(note)
 
     def _step_function(self, number: int) -> Callable[..., dict[str, tf.Tensor]]:
-        generator_optimizer, discriminator_optimizer = self._optimizers[number]
-        stage = self._recipe.stages[number]
+        context, network = self._parts[number]
         step = AdversarialStep(
-            stage,
-            self.generator,
-            self.discriminator if stage.discriminator is not None else None,
-            generator_optimizer,
-            discriminator_optimizer,
+            self._recipe.stages[number],
+            network,
+            self._discriminators[number],
+            *self._optimizers[number],
             seed=self._settings.seed,
             replicas=self._strategy.num_replicas_in_sync,
         )
+
+        def one_replica(low_res: tf.Tensor, high_res: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+            inputs = low_res if context is None else context(low_res, training=False)
+            return step(inputs, high_res, number)
+
         jit = self._settings.jit == "on" or (
             self._settings.jit == "auto" and bool(tf.config.list_physical_devices("GPU"))
         )
-        replica_step = tf.function(step, jit_compile=True) if jit else step
+        replica_step = tf.function(one_replica, jit_compile=True) if jit else one_replica
 
         @tf.function
         def update(low_res: tf.Tensor, high_res: tf.Tensor, step_number: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -212,23 +240,24 @@ class Trainer:
 
     def _loss_names(self) -> list[str]:
         names = ["generator_loss"]
-        for stage in self._recipe.stages:
-            names += [term.loss for term in stage.generator.content]
-            names += ["weight_regularization"] if stage.generator.weight_regularization > 0 else []
-            names += ["adversarial_loss", "discriminator_loss"] if stage.discriminator is not None else []
+        for spec in self._recipe.stages:
+            names += [term.loss for term in spec.generator.content]
+            names += ["weight_regularization"] if spec.generator.weight_regularization > 0 else []
+            names += ["adversarial_loss", "discriminator_loss"] if spec.discriminator is not None else []
         return list(dict.fromkeys(names))
 
-    def _validate(self, step: int) -> None:
+    def _validate(self, number: int, step: int) -> None:
         self._check_weights(step)
-        with self._inference_statistics():
-            # One graph for the whole run, and float32 as in prediction whatever the training's precision.
-            self._resolver.update(self.generator)
-            scores = self._validation.measure(self._resolver)
+        with self._inference_statistics(number):
+            # One graph for the whole stage, and float32 as in prediction whatever the training's precision.
+            resolver = self._resolvers[number]
+            resolver.update(up_to_stage(self.generator, self._stages[number]))
+            scores = self._validation.measure(resolver)
             self._validation_log.write(step, scores)
             self._board.write(step, scores)
             if scores["psnr"] > float(self._best_psnr):
                 self._best_psnr.assign(scores["psnr"])
-                run_folder.save_checkpoint(self._generators, step)
+                self._save_generator(number, step)
 
     def _check_weights(self, step: int) -> None:
         if not all(np.all(np.isfinite(variable.numpy())) for variable in self.generator.weights):
@@ -239,16 +268,23 @@ class Trainer:
             f"{self._folder}: losses or weights became NaN or infinite by step {step}; lower the learning rates"
         )
 
-    def _publish_generator(self) -> None:
-        with self._inference_statistics():
+    def _publish_generator(self, number: int) -> None:
+        with self._inference_statistics(number):
             self._check_weights(int(self._step))
-            run_folder.save_checkpoint(self._generators, int(self._step))
+            self._save_generator(number, int(self._step))
 
-    def _inference_statistics(self) -> AbstractContextManager[None]:
+    def _save_generator(self, number: int, step: int) -> None:
+        self._stages_done.assign(self._stages[number])
+        run_folder.save_checkpoint(self._generators, step)
+
+    def _inference_statistics(self, number: int) -> AbstractContextManager[None]:
         """Puts the batch-norm statistics in place which the recipe predicts with."""
         if self._recipe.evaluation.batch_norm == "moving_average":
             return nullcontext()
+        context, network = self._parts[number]
         per_epoch = self._pairs.steps_per_epoch
         first = (int(self._step) - 1) // per_epoch * per_epoch  # the running epoch, whose scans are at hand
-        steps = range(first, first + min(batch_norm.BATCHES, per_epoch))
-        return batch_norm.re_estimated(self.generator, (self._pairs.batch(step)[0] for step in steps))
+        batches = (self._pairs.batch(step)[0] for step in range(first, first + min(batch_norm.BATCHES, per_epoch)))
+        if context is not None:
+            batches = (context(batch, training=False) for batch in batches)
+        return batch_norm.re_estimated(network, batches)

@@ -86,7 +86,8 @@ class AdversarialStep:
         """Updates the models once.
 
         Args:
-            low_res, high_res: patches (batch, x, y, z, 1) in network range.
+            low_res: what the generator takes in, (batch, x, y, z, channel) in network range.
+            high_res: what it should give, (batch, x, y, z, 1) in network range.
             step: number of the step, int; random labels depend on it and on the seed alone.
             labels: labels to use instead of drawn ones.
 
@@ -111,9 +112,9 @@ class AdversarialStep:
         if self._discriminator is not None:
             labels = labels or self._draw_labels(tf.shape(low_res)[0], step)
             results["discriminator_loss"], gradients["discriminator"] = self._update_discriminator(
-                high_res, generated, labels
+                low_res, high_res, generated, labels
             )
-        generator_results, output_gradient = self._generator_losses(high_res, generated, labels)
+        generator_results, output_gradient = self._generator_losses(low_res, high_res, generated, labels)
         results |= generator_results
         variables = self._generator.trainable_variables
         gradients["generator"] = generator_tape.gradient(generated, variables, output_gradients=output_gradient)
@@ -123,13 +124,13 @@ class AdversarialStep:
         return results, gradients
 
     def _update_discriminator(
-        self, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels
+        self, low_res: tf.Tensor, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         spec = self._stage.discriminator.adversarial
         loss_function = losses.ADVERSARIAL[spec.loss]
         variables = self._discriminator.trainable_variables
         with tf.GradientTape() as tape:
-            real_scores, generated_scores = self._scores(high_res, tf.stop_gradient(generated), spec.scores)
+            real_scores, generated_scores = self._scores(low_res, high_res, tf.stop_gradient(generated), spec.scores)
             loss = loss_function(real_scores, labels.real) + loss_function(generated_scores, labels.generated)
             loss = spec.weight * loss / self._replicas
         gradients = tape.gradient(loss, variables)
@@ -137,7 +138,7 @@ class AdversarialStep:
         return loss, gradients
 
     def _generator_losses(
-        self, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels | None
+        self, low_res: tf.Tensor, high_res: tf.Tensor, generated: tf.Tensor, labels: Labels | None
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The losses, and their derivative with respect to the generated patches."""
         spec, results = self._stage.generator, {}
@@ -148,7 +149,7 @@ class AdversarialStep:
                 results[term.loss] = loss if losses.grows_with_batch(term.loss) else loss / self._replicas
             if self._discriminator is not None:
                 adversarial = spec.adversarial
-                _, scores = self._scores(high_res, generated, adversarial.scores, real_needed=False)
+                _, scores = self._scores(low_res, high_res, generated, adversarial.scores, real_needed=False)
                 loss = adversarial.weight * losses.ADVERSARIAL[adversarial.loss](scores, labels.generator)
                 results["adversarial_loss"] = loss / self._replicas
             total = tf.add_n(list(results.values()))
@@ -168,9 +169,12 @@ class AdversarialStep:
         results["generator_loss"] += loss
 
     def _scores(
-        self, high_res: tf.Tensor, generated: tf.Tensor, kind: str, *, real_needed: bool = True
+        self, low_res: tf.Tensor, high_res: tf.Tensor, generated: tf.Tensor, kind: str, *, real_needed: bool = True
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Scores of real and generated patches (batch, 1); the real ones are None where nobody needs them."""
+        if self._stage.discriminator.conditional:
+            source = low_res[..., :1]  # further channels are what earlier stages made of it
+            high_res, generated = (tf.concat([source, patches], axis=-1) for patches in (high_res, generated))
         real = None
         if self._stage.discriminator.joint_batch:
             logits = self._discriminator(tf.concat([high_res, generated], axis=0), training=True)
