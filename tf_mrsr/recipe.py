@@ -297,12 +297,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Departure:
-    """Where the recipe does otherwise than its source, or had to choose because the source is silent."""
+    """Where the recipe does otherwise than its source, or had to choose because the source is silent.
+
+    values: the recipe's values that it is about, by their place in the file ("patches.step", "stages.0.epochs").
+    """
 
     what: str
     source: str
     here: str
     why: str
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -353,6 +357,14 @@ class Recipe:
             "intensity.per 'patch' needs patches.degrade 'patch'",
         )
         self._check_contrasts()
+        known = [key.split(".") for key in _places(_plain(dataclasses.asdict(self)))]
+        for departure in self.departures:
+            for value in departure.values:
+                parts = value.split(".")
+                _require(
+                    any(key[: len(parts)] == parts for key in known),
+                    f"departure {departure.what!r}: the recipe has no {value!r}",
+                )
 
     def _check_contrasts(self) -> None:
         synthesis = not self.training_degradation().changes_grid
@@ -538,6 +550,13 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _require(matches, f"{where} must be of type {kind.__name__}, got {value!r}")
     return value
+
+
+def _places(value: Any, place: str = "") -> list[str]:
+    """Where the values of nested mappings and lists stand: "patches.step", "stages.0.epochs"."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    below = [inner for key, item in items for inner in _places(item, f"{place}.{key}" if place else str(key))]
+    return below or [place]
 
 
 def _plain(value: Any) -> Any:
