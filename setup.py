@@ -26,14 +26,17 @@ setup(
         "scipy>=1.13,<2",
         "scikit-image>=0.24,<1",
         "nibabel>=5.3,<6",
+        "pydicom>=3,<4",
         "pyyaml>=6,<7",
         "matplotlib>=3.9,<4",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        # Permissive licences only: pylibjpeg-libjpeg, which reads older JPEG, is GPL.
+        "codecs": ["pylibjpeg>=2,<3", "pylibjpeg-openjpeg>=2.3,<3", "pyjpegls>=1.4,<2"],
         "tensorboard": ["tensorboard>=2.19,<3"],
         "demo": ["nilearn>=0.11,<1"],
-        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "nilearn>=0.11,<1"],
+        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "nilearn>=0.11,<1", "highdicom>=0.25,<1"],
     },
     entry_points={"console_scripts": ["tf-mrsr = tf_mrsr.__main__:main"]},
     classifiers=[
