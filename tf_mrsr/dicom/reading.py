@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGLSNearLossless
 
 from tf_mrsr.dicom import attributes, files, pixels
 from tf_mrsr.dicom.frames import CT, Frame
@@ -125,8 +125,11 @@ def _source(stack: Stack) -> DicomSource:
     middle = frames[len(frames) // 2]
     thickness = {frame.thickness for frame in frames}
     rescale = {(frame.slope, frame.intercept) for frame in frames}
+    header = files.read_file(middle.path, attributes.OF_SOURCE, stop_before_pixels=True).dataset
+    if middle.form.transfer_syntax == JPEGLSNearLossless:
+        header.LossyImageCompression = "01"  # whether the file says so or not
     return DicomSource(
-        header=files.read_file(middle.path, attributes.OF_SOURCE, stop_before_pixels=True).dataset,
+        header=header,
         instances=tuple(dict.fromkeys((frame.class_uid, frame.instance_uid) for frame in frames)),
         spacing_mm=voxel_spacing_mm(stack.affine),
         slice_thickness_mm=thickness.pop() if len(thickness) == 1 else None,

@@ -9,11 +9,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -31,6 +35,9 @@ _OUR_FILE = re.compile(r"tf_mrsr_\d{5}\.dcm")
 # Derived series of one source are told apart by UID; the number only sorts them after the scanner's own.
 _SERIES_NUMBER_OFFSET = 1000
 _MIN_LEVELS = 255
+_OWN_TAGS = tuple(
+    tag_for_keyword(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "PixelData")
+)
 _MAX_COSINE = 1e-4
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -112,16 +119,31 @@ def _write_slices(volume: Volume, folder: Path, derivation: Derivation) -> None:
         raise OutputError(f"{folder.parent}: rows and columns are not at right angles, which DICOM slices must be")
     scale = choose_scale(data, volume.source)
     series = _series(volume, scale, derivation)
+    series.ImageOrientationPatient = _decimals([*row, *column])
+    # What the slices share, thousands of references among it, is encoded once.
+    characters = series.get("SpecificCharacterSet") or "iso8859"
+    shared = [_encoded(series[low:high], characters) for low, high in pairwise((0, *_OWN_TAGS))]
     for number in range(data.shape[2]):
-        dataset = copy.copy(series)
-        dataset.SOPInstanceUID = _new_uid()
-        dataset.InstanceNumber = str(number + 1)
-        position = affine[:3, 3] + number * affine[:3, 2]
-        dataset.ImagePositionPatient = _decimals(position)
-        dataset.ImageOrientationPatient = _decimals([*row, *column])
-        dataset.PixelData = scale.to_stored(data[:, :, number].T).tobytes()
-        dataset.file_meta = _meta(dataset)
-        dataset.save_as(folder / FILE_NAME.format(number + 1), enforce_file_format=True)
+        own = Dataset()
+        own.SOPInstanceUID = _new_uid()
+        own.InstanceNumber = str(number + 1)
+        own.ImagePositionPatient = _decimals(affine[:3, 3] + number * affine[:3, 2])
+        own.PixelData = scale.to_stored(data[:, :, number].T).tobytes()
+        own["PixelData"].VR = "OW"
+        with (folder / FILE_NAME.format(number + 1)).open("wb") as stream:
+            stream.write(bytes(128) + b"DICM")
+            write_file_meta_info(stream, _meta(series.SOPClassUID, own.SOPInstanceUID))
+            for part, tag in zip(shared, _OWN_TAGS, strict=True):
+                stream.write(part)
+                stream.write(_encoded(own[tag : tag + 1], characters))
+
+
+def _encoded(dataset: Dataset, characters: str | Sequence[str]) -> bytes:
+    """Explicit VR, little endian; text in the character set of the whole data set."""
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    write_dataset(buffer, dataset, characters)
+    return buffer.getvalue()
 
 
 def _right_handed(affine: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,10 +221,13 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
 def _kept(header: Dataset, keywords: Sequence[str]) -> Dataset:
     result = Dataset()
     for keyword in keywords:
-        if keyword in header:
-            result[keyword] = copy.deepcopy(header[keyword])
-            for item in result[keyword].value if result[keyword].VR == "SQ" else ():
-                item.remove_private_tags()
+        try:
+            element = copy.deepcopy(header[keyword])
+        except files.DAMAGED:  # absent, or a number or date that is none: as good as absent
+            continue
+        for item in element.value if element.VR == "SQ" else ():
+            item.remove_private_tags()
+        result[keyword] = element
     return result
 
 
@@ -220,7 +245,6 @@ def _fill_required(result: Dataset) -> None:
         "ReferringPhysicianName",
         "PositionReferenceIndicator",
         "PatientPosition",
-        "Laterality",
         "AcquisitionNumber",
     ):
         if keyword not in result:
@@ -319,10 +343,10 @@ def _code(code: Code) -> Dataset:
     return item
 
 
-def _meta(dataset: Dataset) -> FileMetaDataset:
+def _meta(class_uid: UID, instance_uid: UID) -> FileMetaDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.MediaStorageSOPClassUID = class_uid
+    meta.MediaStorageSOPInstanceUID = instance_uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return meta
 
