@@ -12,7 +12,6 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
-    EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
@@ -24,7 +23,6 @@ from tf_mrsr.dicom.files import DAMAGED, File
 CLASSIC = {MRImageStorage, CTImageStorage}
 ENHANCED = {
     EnhancedMRImageStorage,
-    EnhancedMRColorImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     EnhancedCTImageStorage,
     LegacyConvertedEnhancedCTImageStorage,

@@ -108,16 +108,23 @@ def scans_below(folder: Path) -> list[Path]:
         for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
             first = next((f for f in sorted(place.iterdir()) if _is_open_file(f) and _holds_data(f)), None)
             if first is not None:
-                header = files.read_file(first, ["StudyInstanceUID"], stop_before_pixels=True)
-                studies[place] = uid(header.dataset, "StudyInstanceUID")
+                studies[place] = _study(first)
     return _split(folder, studies)
+
+
+def _study(path: Path) -> str:
+    """The file's study; empty where it does not say, or is damaged, which is said when the series is read."""
+    try:
+        return uid(files.read_file(path, ["StudyInstanceUID"], stop_before_pixels=True).dataset, "StudyInstanceUID")
+    except VolumeError:
+        return ""
 
 
 def _split(folder: Path, studies: dict[Path, str]) -> list[Path]:
     below = {place: study for place, study in studies.items() if place.is_relative_to(folder)}
     if not below:
         return []
-    if folder in below or len(set(below.values())) == 1:
+    if folder in below or len(set(below.values()) - {""}) <= 1:
         return [folder]
     children = sorted({folder / place.relative_to(folder).parts[0] for place in below})
     return [scan for child in children for scan in _split(child, below)]
