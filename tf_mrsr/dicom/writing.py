@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -221,14 +221,24 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
 def _kept(header: Dataset, keywords: Sequence[str]) -> Dataset:
     result = Dataset()
     for keyword in keywords:
-        try:
-            element = copy.deepcopy(header[keyword])
-        except files.DAMAGED:  # absent, or a number or date that is none: as good as absent
+        if not _is_sound(header, keyword):
             continue
+        element = copy.deepcopy(header[keyword])
         for item in element.value if element.VR == "SQ" else ():
             item.remove_private_tags()
         result[keyword] = element
     return result
+
+
+def _is_sound(header: Dataset, keyword: str) -> bool:
+    """Whether an element is there, of its own kind, and a number where it should be one."""
+    try:
+        element = header[keyword]
+        if element.VR in ("DS", "IS"):
+            [float(value) for value in _list(element.value) if value != ""]
+        return dictionary_VR(element.tag) == element.VR
+    except files.DAMAGED:
+        return False
 
 
 def _fill_required(result: Dataset) -> None:
