@@ -17,9 +17,11 @@ from pydicom.uid import (
 )
 
 from tests import dicom_series as made
-from tf_mrsr.cohort import find_scans
+from tf_mrsr import recipe, run_folder
+from tf_mrsr.cohort import Scan, find_scans
 from tf_mrsr.dicom import reading
 from tf_mrsr.errors import DataError, VolumeError, VolumeWarning
+from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.volume import read_volume
 
@@ -184,6 +186,17 @@ def test_folders_of_scans_and_folders_of_series(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no NIfTI file .* and no DICOM"):
         find_scans([tmp_path / "empty"])
+
+
+def test_training_and_evaluation_read_series(tmp_path):
+    folder = made.save(tmp_path / "sub-1.t1", made.slices(made.voxels((36, 34, 24))))
+    case = prepare_case(Scan(folder), recipe.load("sanchez2018_srgan3d_x2_quick"), mask_source="none")
+    assert case.name == "sub-1.t1"
+    np.testing.assert_array_equal(case.truth.data, read_volume(folder).data)
+    assert case.low_res.shape == (18, 17, 12)
+    before = run_folder.fingerprint([Scan(folder)])
+    (folder / "IM000").write_bytes(b"")
+    assert run_folder.fingerprint([Scan(folder)]) != before
 
 
 def test_grid_maps_keep_the_source(tmp_path):

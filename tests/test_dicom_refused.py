@@ -192,6 +192,23 @@ def damaged_header(folder):
     path.write_bytes(path.read_bytes()[:140] + b"\xff" * 40)
 
 
+@fault("sequences without end", "IM000 is damaged DICOM")
+def nested(folder):
+    path = made.save(folder, made.slices()) / "IM000"
+    content = path.read_bytes()
+    start = 132 + 12 + int.from_bytes(content[140:144], "little")
+    # A sequence (0008,1140) of undefined length, and in it an item of undefined length.
+    level = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    path.write_bytes(content[:start] + level * 20_000)
+
+
+@fault("far more than pixels", "the file is far larger than its header says")
+def padded(folder):
+    path = made.save(folder, made.slices()) / "IM000"
+    with path.open("r+b") as stream:
+        stream.truncate(2**27)
+
+
 @fault("an empty file called .dcm", "lost.dcm is no DICOM file in spite of its name")
 def empty_file(folder):
     made.save(folder, made.slices())
@@ -239,7 +256,7 @@ def _recoded(folder, syntax, change):
     dataset.save_as(path)
 
 
-if pixels.get_decoder(JPEG2000Lossless).is_available:
+if "pylibjpeg" in pixels.get_decoder(JPEG2000Lossless).available_plugins:
 
     @fault("truncated JPEG 2000", "truncated pixel data")
     def truncated_jpeg2000(folder):
@@ -255,7 +272,7 @@ if pixels.get_decoder(JPEG2000Lossless).is_available:
         _recoded(folder, JPEG2000Lossless, lambda stream: stream[:8] + (60_000).to_bytes(4, "big") + stream[12:])
 
 
-if pixels.get_decoder(JPEGLSLossless).is_available:
+if "pyjpegls" in pixels.get_decoder(JPEGLSLossless).available_plugins:
 
     @fault("JPEG-LS of another size", "the compressed picture is 60000 x 34 pixels")
     def larger_jpegls(folder):

@@ -164,6 +164,16 @@ def test_brightness_is_the_same_in_all_slices(tmp_path):
     assert volume.data.max() * factor > 2**13
 
 
+def test_rounded_orientations_are_read_and_written(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = [f"{float(v):.3f}" for v in dataset.ImageOrientationPatient]
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    np.testing.assert_allclose(volume.spacing_mm, (0.9, 1.1, 2), rtol=1e-6)
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    np.testing.assert_allclose(read_volume(tmp_path / "out").affine, volume.affine, atol=1e-6)
+
+
 @pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
 def test_any_order_of_axes_keeps_places(source, tmp_path, axes):
     volume = read_volume(source).with_axes(axes)

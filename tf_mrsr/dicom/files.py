@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from tf_mrsr.errors import VolumeError
 
 MAX_HEADER_BYTES = 2**26
 PREAMBLE_BYTES = 132
-_CHUNK_BYTES = 2**20
+_ONE_AT_A_TIME = threading.RLock()
 # What pydicom raises at damaged files, according to where the damage is.
 DAMAGED = (
     AttributeError,
@@ -67,7 +68,15 @@ def is_dicom(path: Path) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Pydicom warns of odd values by printing them, names of patients included."""
+    """Pydicom warns of odd values by printing them, names of patients included.
+
+    Its settings and Python's warnings belong to the whole process, so one thread at a time changes them.
+    """
+    with _ONE_AT_A_TIME:
+        yield from _silenced()
+
+
+def _silenced() -> Iterator[None]:
     settings, logger = config.settings, logging.getLogger("pydicom")
     kept = settings.reading_validation_mode, settings.writing_validation_mode, logger.disabled
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE

@@ -67,6 +67,8 @@ def check_form(frames: Sequence[Frame]) -> None:
         expected, size = form.frame_bytes * form.frames, path.stat().st_size
         if form.transfer_syntax in NATIVE and size < expected:
             raise VolumeError(_truncated(label))
+        if form.transfer_syntax in NATIVE and size > expected + files.MAX_HEADER_BYTES:
+            raise VolumeError(f"{label}: the file is far larger than its header says; it is damaged")
         promised, stored = promised + expected, stored + size
     if promised > max(MAX_COMPRESSION * stored, _MAX_COUNTED_BYTES):
         raise VolumeError(

@@ -43,9 +43,10 @@ class Series:
         first = self.frames[0]
         if not self.is_image or "LOCALIZER" in first.image_type or len(self.frames) < 2:
             return False
-        if first.mosaic or any(f.orientation is None or f.position is None for f in self.frames):
+        # A series of which some slices lack a position is damaged, which is said when it is read.
+        cosines = np.array([f.orientation for f in self.frames if f.orientation is not None and f.position is not None])
+        if first.mosaic or len(cosines) == 0:
             return False
-        cosines = np.array([f.orientation for f in self.frames])
         return bool(np.abs(cosines - cosines[0]).max() <= ORIENTATION_TOLERANCE)
 
     def summary(self) -> str:

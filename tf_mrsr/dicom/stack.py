@@ -62,7 +62,8 @@ def arrange(series: Series) -> Stack:
         [np.linalg.norm(row), np.linalg.norm(column)], 1, atol=ORIENTATION_TOLERANCE
     ):
         raise VolumeError("the orientation is not two directions at right angles; repair ImageOrientationPatient")
-    normal = np.cross(row, column)
+    row, column = row / np.linalg.norm(row), column / np.linalg.norm(column)  # rounded in the file
+    normal = np.cross(row, column) / np.linalg.norm(np.cross(row, column))
     places = _grouped(sorted(frames, key=lambda f: float(np.dot(f.position, normal))))
     if len(places) < 2:
         raise VolumeError("all slices lie at one place; expected a stack of two or more")

@@ -25,6 +25,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 from tf_mrsr import __version__
 from tf_mrsr.dicom import attributes, files
 from tf_mrsr.dicom.reading import DicomSource
+from tf_mrsr.dicom.series import ORIENTATION_TOLERANCE
 from tf_mrsr.errors import OutputError
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import Derivation, Volume
@@ -38,7 +39,7 @@ _MIN_LEVELS = 255
 _OWN_TAGS = tuple(
     tag_for_keyword(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "PixelData")
 )
-_MAX_COSINE = 1e-4
+_MAX_COSINE = 2 * ORIENTATION_TOLERANCE  # whatever could be read
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
