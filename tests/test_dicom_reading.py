@@ -11,6 +11,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -140,6 +141,10 @@ def test_a_folder_may_hold_anything_else(tmp_path):
     report = Dataset()
     report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", generate_uid()
     made.save(tmp_path / "report", [report])
+    directory = Dataset()
+    directory.SOPClassUID, directory.SOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
+    directory.DirectoryRecordSequence = [Dataset()]
+    (made.save(tmp_path / "disc", [directory]) / "IM000").rename(tmp_path / "DICOMDIR")
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / ".hidden.dcm").write_text("nothing")
     check(read_volume(tmp_path), data)

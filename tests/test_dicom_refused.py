@@ -147,6 +147,15 @@ def huge(folder):
     made.save(folder, [dataset])
 
 
+@fault("time points in one file", "holds several images at each place (up to 2:")
+def enhanced_twice(folder):
+    dataset = made.enhanced(np.concatenate([made.voxels()] * 2, axis=2))
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for first, second in zip(frames[:10], frames[10:], strict=True):
+        second.PlanePositionSequence = first.PlanePositionSequence
+    made.save(folder, [dataset])
+
+
 @fault("frames without description", "a file promises 12 frames and describes 10")
 def undescribed(folder):
     dataset = made.enhanced()

@@ -18,7 +18,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from tf_mrsr.errors import VolumeError
 
@@ -72,21 +72,16 @@ def quiet() -> Iterator[None]:
 
     Its settings and Python's warnings belong to the whole process, so one thread at a time changes them.
     """
-    with _ONE_AT_A_TIME:
-        yield from _silenced()
-
-
-def _silenced() -> Iterator[None]:
-    settings, logger = config.settings, logging.getLogger("pydicom")
-    kept = settings.reading_validation_mode, settings.writing_validation_mode, logger.disabled
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        settings, logger = config.settings, logging.getLogger("pydicom")
+        kept = settings.reading_validation_mode, settings.writing_validation_mode, logger.disabled
+        settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+        logger.disabled = True
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        settings.reading_validation_mode, settings.writing_validation_mode, logger.disabled = kept
+        finally:
+            settings.reading_validation_mode, settings.writing_validation_mode, logger.disabled = kept
 
 
 def read_file(path: Path, keywords: Sequence[str], *, stop_before_pixels: bool, limit: int = MAX_HEADER_BYTES) -> File:
@@ -115,10 +110,6 @@ def read_file(path: Path, keywords: Sequence[str], *, stop_before_pixels: bool, 
         raise VolumeError(
             f"{path.name} is damaged DICOM; fetch it again, or remove it if it does not belong"
         ) from error
-
-
-def is_directory_file(file: File) -> bool:
-    return file.class_uid == MediaStorageDirectoryStorage
 
 
 def _inflated(path: Path, meta: Dataset, limit: int, *, partly: bool) -> io.BytesIO:

@@ -152,8 +152,6 @@ def _read(path: Path) -> files.File | None:
             raise VolumeError(f"{path.name} is no DICOM file in spite of its name; fetch it again, or remove it")
         return None
     file = files.read_file(path, TAGS, stop_before_pixels=True)
-    if files.is_directory_file(file):
-        return None
     if "Rows" in file.dataset and "SeriesInstanceUID" in file.dataset:
         return file
     if file.class_uid in CLASSIC | ENHANCED:
