@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tf_mrsr" / "__init__.py").read_text()).group(1)
+# Permissive licences only: pylibjpeg-libjpeg, which reads older JPEG, is GPL.
+CODECS = ["pylibjpeg>=2,<3", "pylibjpeg-openjpeg>=2.3,<3", "pyjpegls>=1.4,<2"]
 
 setup(
     name="tf-mrsr",
@@ -26,14 +28,23 @@ setup(
         "scipy>=1.13,<2",
         "scikit-image>=0.24,<1",
         "nibabel>=5.3,<6",
+        "pydicom>=3,<4",
         "pyyaml>=6,<7",
         "matplotlib>=3.9,<4",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "codecs": CODECS,
         "tensorboard": ["tensorboard>=2.19,<3"],
         "demo": ["nilearn>=0.11,<1"],
-        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "nilearn>=0.11,<1"],
+        "test": [
+            "pytest>=8,<10",
+            "hypothesis>=6.100,<7",
+            "ruff>=0.12,<1",
+            "nilearn>=0.11,<1",
+            "highdicom>=0.25,<1",
+            *CODECS,
+        ],
     },
     entry_points={"console_scripts": ["tf-mrsr = tf_mrsr.__main__:main"]},
     classifiers=[

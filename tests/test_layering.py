@@ -12,7 +12,7 @@ import tf_mrsr
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits", "fourier"},
-    {"geometry", "volume", "nifti", "intensity"},
+    {"geometry", "volume", "nifti", "dicom", "intensity"},
     {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
     {"networks"},
     {"recipe"},
@@ -29,6 +29,8 @@ WITHOUT_TENSORFLOW = [
     "geometry",
     "volume",
     "nifti",
+    "dicom.reading",
+    "dicom.writing",
     "intensity",
     "degradation",
     "patches",

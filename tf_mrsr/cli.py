@@ -9,11 +9,12 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from tf_mrsr import __version__, limits
-from tf_mrsr.errors import MrsrError, OutputError
+from tf_mrsr.errors import MrsrError, OutputError, VolumeWarning
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -34,7 +35,10 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        work(arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("default", category=VolumeWarning)
+            warnings.showwarning = _show_warning
+            work(arguments)
     except MrsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,6 +53,14 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
 
 def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """Ours as one line; others as Python would show them."""
+    if issubclass(category, VolumeWarning):
+        warn(str(message))
+    else:
+        print(warnings.formatwarning(message, category, *place[:2]), end="", file=sys.stderr)
 
 
 def add_nan_option(arguments: argparse.ArgumentParser) -> None:

@@ -46,11 +46,13 @@ class Contrasts:
 
 
 def find_scans(sources: Sequence[str | Path]) -> list[Path]:
-    """The NIfTI files that ``sources`` name, each once, in a stable order.
+    """The scans that ``sources`` name, each once, in a stable order: NIfTI files, and folders or files of DICOM.
 
     Args:
-        sources: folders (searched recursively, sorted by path), NIfTI files, or CSV/TSV lists with a column "path"
-            (relative paths start at the list's folder).
+        sources: folders (searched recursively, sorted by path), NIfTI files, multi-frame DICOM files, or CSV/TSV
+            lists with a column "path" (relative paths start at the list's folder). A folder without NIfTI files is
+            searched for DICOM: each folder in it that holds DICOM files, or several series of one study in
+            sub-folders, is one scan.
 
     Raises:
         DataError: if a source does not exist, is of another kind, or nothing is found.
@@ -75,18 +77,17 @@ def find_pairs(sources: Sequence[str | Path], contrasts: Contrasts | None = None
     found: dict[Path, Scan] = {}
     for source in map(Path, sources):
         if source.is_dir():
-            files = sorted(p for p in source.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
-            if not files:
-                raise DataError(f"{source}: no NIfTI file (.nii, .nii.gz) in this folder or below it")
-            scans = [Scan(file) for file in files]
+            scans = [Scan(path) for path in _scans_in(source)]
         elif not source.exists():
             raise DataError(f"{source}: no such file or folder")
         elif source.suffix.lower() in LIST_SUFFIXES:
             scans = _read_list(source)
-        elif is_nifti(source):
+        elif _is_scan(source):
             scans = [Scan(source)]
         else:
-            raise DataError(f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz) or a .csv/.tsv list")
+            raise DataError(
+                f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz), a DICOM file or a .csv/.tsv list"
+            )
         for scan in scans:
             found.setdefault(scan.high_res.resolve(), scan)
     scans = list(found.values())
@@ -124,23 +125,43 @@ def _split_name(path: Path) -> tuple[str, str]:
     return name[:place], name[place:]
 
 
-def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored") -> Volume:
+def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored", series_uid: str | None = None) -> Volume:
     """``read_volume`` for a network: refuses scans that no intensity window fits.
 
     Args:
-        path, nan: see ``read_volume``.
+        path, nan, series_uid: see ``read_volume``.
         axes: "stored", or "slices_last" for the array axes in the order of ``tf_mrsr.geometry.slices_last``.
 
     Raises:
         VolumeError: as ``read_volume``, or if all voxels are equal, or none is over 0.
     """
-    volume = read_volume(path, nan=nan)
+    volume = read_volume(path, nan=nan, series_uid=series_uid)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         raise VolumeError(f"{path}: all voxels have the value {low:g}; there is no image in it")
     if high <= 0:
         raise VolumeError(f"{path}: no voxel is over 0 (the largest is {high:g}); expected magnitude images")
     return volume if axes == "stored" else volume.with_axes(slices_last(volume.affine))
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    scans = sorted(p for p in folder.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+    if not scans:
+        from tf_mrsr.dicom import series
+
+        scans = series.scans_below(folder)
+    if not scans:
+        raise DataError(f"{folder}: no NIfTI file (.nii, .nii.gz) and no DICOM in this folder or below it")
+    return scans
+
+
+def _is_scan(path: Path) -> bool:
+    """Whether it looks like a NIfTI file, a DICOM file or a folder."""
+    if is_nifti(path) or path.is_dir():
+        return True
+    from tf_mrsr.dicom import files
+
+    return files.is_dicom(path)
 
 
 def check_size(volume: Volume) -> None:
@@ -166,10 +187,12 @@ def _read_list(path: Path) -> list[Scan]:
     scans = []
     for number, row in enumerate(rows, start=1):
         for column in columns:
-            if not row[column] or not is_nifti(Path(row[column])):
-                raise DataError(f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) in its column {column!r}")
+            if not row[column] or not _is_scan(path.parent / row[column]):
+                raise DataError(
+                    f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) and no DICOM in its column {column!r}"
+                )
         scans.append(Scan(*(path.parent / row[column] for column in columns)))
-    missing = [file for scan in scans for file in scan if file is not None and not file.is_file()]
+    missing = [file for scan in scans for file in scan if file is not None and not file.exists()]
     if missing:
         raise DataError(f"{path}: {len(missing)} of the listed files do not exist, the first is {missing[0]}")
     return scans

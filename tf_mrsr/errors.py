@@ -9,6 +9,10 @@ class VolumeError(MrsrError):
     """A file that is not a usable scan: unreadable, damaged, wrong kind, bad header or bad voxels."""
 
 
+class VolumeWarning(UserWarning):
+    """Something odd in a scan that is usable all the same; commands print it as one line and go on."""
+
+
 class GeometryError(MrsrError):
     """An affine or a grid that cannot be used, or two that do not fit together."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import OutputError, VolumeError
+from tf_mrsr.errors import DataError, OutputError, VolumeError
 
 if TYPE_CHECKING:
     from tf_mrsr.inference.models import Model
@@ -19,19 +19,25 @@ EPILOG = """\
 examples:
   tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --model runs/x2
   tf-mrsr predict scans/ -o super_resolved/ --model runs/x2 --memory 2GB
+  tf-mrsr predict dicom/ --list-series
+  tf-mrsr predict dicom/ -o derived_series/ --model runs/x2 --series-uid 1.2.3
+  tf-mrsr predict dicom/ -o scan_sr.nii.gz --model runs/x2
 
 Several scans, a folder or a list go to a folder, where each keeps its name (and its place below a folder given).
+A DICOM series becomes a derived DICOM series, a folder of its own, unless a NIfTI name is given.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parser("predict", "Super-resolve scans with a trained model.")
     arguments.epilog = EPILOG
-    arguments.add_argument("scans", nargs="+", help="NIfTI files, folders, CSV/TSV lists with a column 'path'")
+    arguments.add_argument("scans", nargs="+", help="NIfTI files, folders, DICOM, CSV/TSV lists with a column 'path'")
     arguments.add_argument(
-        "-o", "--output", type=cli.path, required=True, help="NIfTI file for one scan, folder for several"
+        "-o", "--output", type=cli.path, help="NIfTI file for one scan, folder for several or for a DICOM series"
     )
-    arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
+    arguments.add_argument("--model", type=cli.path, help="run folder or SavedModel folder")
+    arguments.add_argument("--series-uid", metavar="UID", help="the DICOM series to take, where there are several")
+    arguments.add_argument("--list-series", action="store_true", help="list the DICOM series in SCANS and stop")
     arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     arguments.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
     arguments.add_argument(
@@ -40,7 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_stride_option(arguments)
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
-    return cli.run(_predict, arguments.parse_args(argv))
+    given = arguments.parse_args(argv)
+    if given.list_series:
+        return cli.run(_list_series, given)
+    missing = [name for name, value in (("-o/--output", given.output), ("--model", given.model)) if value is None]
+    if missing:
+        arguments.error(f"the following arguments are required: {', '.join(missing)}")
+    return cli.run(_predict, given)
+
+
+def _list_series(arguments: argparse.Namespace) -> None:
+    from tf_mrsr.dicom import reading
+
+    for source in arguments.scans:
+        if not Path(source).exists():
+            raise VolumeError(f"{source}: no such file or folder")
+        for line in reading.list_series(Path(source)):
+            print(line)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -48,19 +70,25 @@ def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr.cohort import read_scan
     from tf_mrsr.progress import Progress
 
-    jobs = plan_outputs(arguments.scans, arguments.output, overwrite=arguments.overwrite or arguments.skip_existing)
+    jobs = plan_outputs(
+        arguments.scans,
+        arguments.output,
+        overwrite=arguments.overwrite or arguments.skip_existing,
+        one_scan=arguments.series_uid is not None,
+    )
     if arguments.skip_existing:
-        jobs = [(source, target) for source, target in jobs if not target.exists()]
+        jobs = [(source, target) for source, target in jobs if not _is_there(target)]
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
-        read_scan(jobs[0][0], nan=arguments.nan)
+        read_scan(jobs[0][0], nan=arguments.nan, series_uid=arguments.series_uid)
     cli.load_tensorflow()
     from tf_mrsr.inference import models
 
     model = models.load(arguments.model)
+    derivation = volume.Derivation(model.recipe.name)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:
-                scan = read_scan(source, nan=arguments.nan)
+                scan = read_scan(source, nan=arguments.nan, series_uid=arguments.series_uid)
                 if scan.header.sform_code == scan.header.qform_code == 0:
                     cli.warn(
                         f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
@@ -72,7 +100,7 @@ def _predict(arguments: argparse.Namespace) -> None:
                 cli.warn(f"left out: {error}")
             else:
                 _make_folder(target.parent)
-                volume.write_volume(result, target, overwrite=arguments.overwrite)
+                volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
 
 
@@ -83,32 +111,43 @@ def _super_resolve(model: Model, source: Path, scan: Volume, arguments: argparse
         raise VolumeError(f"{source}: {error}") from error
 
 
-def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
-    """(scan, file to write) for every scan, checked for collisions and for files that exist.
+def plan_outputs(
+    sources: Sequence[str], output: Path, *, overwrite: bool, one_scan: bool = False
+) -> list[tuple[Path, Path]]:
+    """(scan, file or folder to write) for every scan, checked for collisions and for what exists.
+
+    Args:
+        sources: see ``tf_mrsr.cohort.find_scans``.
+        output: NIfTI file or folder.
+        overwrite: whether what exists may be replaced.
+        one_scan: take the only source as one scan, however many series it holds.
 
     Raises:
         DataError, OutputError: if a source is missing or an output may not be written.
     """
     from tf_mrsr import cohort, volume
 
-    scans = cohort.find_scans(sources)
+    if one_scan and len(sources) > 1:
+        raise DataError(f"--series-uid chooses from one folder; {len(sources)} sources were given")
+    scans = [Path(sources[0])] if one_scan else cohort.find_scans(sources)
     single = len(sources) == 1 and scans == [Path(sources[0])]
+    folders = [Path(s) for s in sources if Path(s).is_dir()]
+    for folder in folders:
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{output}: lies in {folder}, whose scans are the input; write to another place")
+    as_series = single and not volume.is_nifti(scans[0]) and not volume.is_nifti(output)
     to_file = not output.is_dir() and (volume.is_nifti(output) or (single and bool(output.suffix)))
-    if to_file and not single:
+    if as_series or (to_file and single):
+        jobs = [(scans[0], volume.check_output(output, overwrite=overwrite, as_series=as_series))]
+    elif to_file:
         raise OutputError(f"{output}: a folder, a list or several scans need a folder as output, not a file")
-    if to_file:
-        jobs = [(scans[0], volume.check_output(output, overwrite=overwrite))]
     else:
-        folders = [Path(s) for s in sources if Path(s).is_dir()]
-        for folder in folders:
-            if output.resolve().is_relative_to(folder.resolve()):
-                raise OutputError(f"{output}: lies in {folder}, whose scans are the input; write to another place")
         jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
         targets = [target for _, target in jobs]
         twice = next((t for t in targets if targets.count(t) > 1), None)
         if twice is not None:
-            raise OutputError(f"{twice}: two scans would be written to this file; predict them to different folders")
-        taken = next((t for t in targets if t.exists() and not overwrite), None)
+            raise OutputError(f"{twice}: two scans would be written to this place; predict them to different folders")
+        taken = next((t for t in targets if _is_there(t) and not overwrite), None)
         if taken is not None:
             raise OutputError(f"{taken}: exists already; give another folder, --overwrite or --skip-existing")
     inputs = {scan.resolve() for scan in scans}
@@ -120,11 +159,18 @@ def plan_outputs(sources: Sequence[str], output: Path, *, overwrite: bool) -> li
     return jobs
 
 
+def _is_there(target: Path) -> bool:
+    """Whether a result is there; an empty folder is none."""
+    return any(target.iterdir()) if target.is_dir() else target.exists()
+
+
 def _relative(scan: Path, folders: Sequence[Path]) -> Path:
-    for folder in folders:
-        if scan.is_relative_to(folder):
-            return scan.relative_to(folder)
-    return Path(scan.name)
+    """The scan's place below its folder; one without an ending for a DICOM series, which becomes a folder."""
+    from tf_mrsr import volume
+
+    folder = next((f for f in folders if scan.is_relative_to(f) and scan != f), None)
+    place = Path(scan.resolve().name) if folder is None else scan.relative_to(folder)
+    return place.with_name(volume.stem(scan)) if not volume.is_nifti(scan) else place
 
 
 def _make_folder(folder: Path) -> None:

@@ -140,5 +140,12 @@ def save_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
 
 def fingerprint(scans: Sequence[Scan]) -> str:
     """A hash of names and sizes of scans, which tells whether a run goes on with the data that it began with."""
-    lines = [" ".join(f"{path.name} {path.stat().st_size}" for path in scan if path is not None) for scan in scans]
+    lines = [" ".join(f"{path.name} {_size(path)}" for path in scan if path is not None) for scan in scans]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files of a DICOM series' folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.geometry import GridMap, check_affine, voxel_spacing_mm
+
+if TYPE_CHECKING:
+    from tf_mrsr.dicom.reading import DicomSource
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -27,6 +31,20 @@ class HeaderFacts:
     qform_code: int = 2
 
 
+@dataclass(frozen=True)
+class Derivation:
+    """What made a volume of another one; stated in a derived DICOM series.
+
+    Attributes:
+        recipe: the recipe's name.
+        synthetic: whether it shows another contrast than its source, so that echo and repetition time and the like
+            are not its own.
+    """
+
+    recipe: str
+    synthetic: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One three-dimensional scan.
@@ -35,11 +53,13 @@ class Volume:
         data: float32, shape (x, y, z), in the intensities of the file after its slope and intercept.
         affine: 4 x 4 float64, voxel index to mm (RAS+).
         header: what must survive a round trip.
+        source: the DICOM series that it was read or made from, if it was one.
     """
 
     data: np.ndarray
     affine: np.ndarray
     header: HeaderFacts = field(default_factory=HeaderFacts)
+    source: DicomSource | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:
@@ -64,50 +84,80 @@ class Volume:
         return replace(self, data=self.data.transpose(order), affine=self.affine[:, [*order, 3]])
 
 
-def read_volume(path: str | Path, *, nan: str = "refuse") -> Volume:
+def read_volume(path: str | Path, *, nan: str = "refuse", series_uid: str | None = None) -> Volume:
     """Reads one scan.
 
     Args:
-        path: a NIfTI-1 or NIfTI-2 file (.nii or .nii.gz).
-        nan: "refuse" to raise where voxels are NaN or infinite, "zero" to set those to 0.
+        path: a NIfTI-1 or NIfTI-2 file (.nii or .nii.gz), a folder that holds a DICOM series, among other things
+            perhaps, or one multi-frame DICOM file.
+        nan: "refuse" to raise where voxels are NaN or infinite, "zero" to set those to 0. DICOM has none.
+        series_uid: SeriesInstanceUID, where a folder holds several series that can be volumes.
 
     Raises:
-        VolumeError: where the file cannot be used; the message names the file, the fault and the remedy.
+        VolumeError: where the scan cannot be used; the message names the file or folder, the fault and the remedy.
     """
-    from tf_mrsr import nifti
-
     path = Path(path)
     if not path.exists():
-        raise VolumeError(f"{path}: no such file")
-    if path.is_dir():
-        raise VolumeError(f"{path}: is a folder; expected one NIfTI file (.nii or .nii.gz)")
-    if not is_nifti(path):
-        raise VolumeError(f"{path}: not a NIfTI file name; expected .nii or .nii.gz (convert with dcm2niix or nibabel)")
-    return nifti.read(path, nan=nan)
+        raise VolumeError(f"{path}: no such file or folder")
+    if is_nifti(path) and path.is_file():
+        from tf_mrsr import nifti
+
+        if series_uid is not None:
+            raise VolumeError(f"{path}: a NIfTI file has no series; leave --series-uid out")
+        return nifti.read(path, nan=nan)
+    from tf_mrsr.dicom import files, reading
+
+    if not path.is_dir() and not files.is_dicom(path):
+        raise VolumeError(f"{path}: neither NIfTI by its name (.nii, .nii.gz) nor DICOM by its content; convert it")
+    return reading.read(path, series_uid=series_uid)
 
 
-def write_volume(volume: Volume, path: str | Path, *, overwrite: bool = False) -> None:
-    """Writes ``volume`` as float32 NIfTI (.nii or .nii.gz), under a temporary name first, then renamed.
+def write_volume(
+    volume: Volume, path: str | Path, *, overwrite: bool = False, derivation: Derivation | None = None
+) -> None:
+    """Writes ``volume`` under a temporary name first, then renamed.
+
+    Args:
+        volume: the scan.
+        path: float32 NIfTI where it ends in .nii or .nii.gz; else, for a volume from a DICOM series, a folder for a
+            derived series.
+        overwrite: replace what is there. Of folders, only such as a derived series was written to.
+        derivation: what made the volume; needed for a derived series.
 
     Raises:
-        OutputError: if the name is not NIfTI, the file exists and ``overwrite`` is not set, or it cannot be written.
+        OutputError: if the name is not NIfTI and the volume not from DICOM, something is there and ``overwrite`` is
+            not set, or it cannot be written.
     """
-    from tf_mrsr import nifti
+    as_series = volume.source is not None and not is_nifti(Path(path))
+    path = check_output(path, overwrite=overwrite, as_series=as_series)
+    if not as_series:
+        from tf_mrsr import nifti
 
-    path = check_output(path, overwrite=overwrite)
-    nifti.write(volume, path)
+        nifti.write(volume, path)
+        return
+    if derivation is None:
+        raise OutputError(f"{path}: a derived DICOM series states what made it; give a derivation")
+    from tf_mrsr.dicom import writing
+
+    writing.write(volume, path, derivation)
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
-    """Returns ``path`` if a NIfTI file may be written there; cheap, so that commands call it before they work.
+def check_output(path: str | Path, *, overwrite: bool, as_series: bool = False) -> Path:
+    """Returns ``path`` if a NIfTI file may be written there, or with ``as_series`` the folder of a DICOM series.
+
+    Cheap, so that commands call it before they work.
 
     Raises:
         OutputError: as ``write_volume``.
     """
     path = Path(path)
-    if not is_nifti(path):
+    if as_series:
+        from tf_mrsr.dicom import writing
+
+        writing.check_folder(path, overwrite=overwrite)
+    elif not is_nifti(path):
         raise OutputError(f"{path}: the output's name must end in .nii or .nii.gz")
-    if path.exists() and not overwrite:
+    elif path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; give another name or --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first")
@@ -119,7 +169,9 @@ def is_nifti(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its NIfTI ending."""
+    """The file's name without its ending, or the name of a DICOM series' folder."""
+    if path.is_dir():
+        return path.resolve().name
     name = path.name
     for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):

@@ -1,0 +1,210 @@
+"""DICOM series become volumes: values, places, kinds of files, and choosing among series."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from tests import dicom_series as made
+from tf_mrsr import recipe, run_folder
+from tf_mrsr.cohort import Scan, find_scans
+from tf_mrsr.dicom import reading
+from tf_mrsr.errors import DataError, VolumeError, VolumeWarning
+from tf_mrsr.evaluation import prepare_case
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.volume import read_volume
+
+
+def check(volume, data, affine=made.AFFINE):
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
+
+
+SYNTAXES = {
+    "implicit": ImplicitVRLittleEndian,
+    "big endian": ExplicitVRBigEndian,
+    "deflated": DeflatedExplicitVRLittleEndian,
+    "RLE": RLELossless,
+    "JPEG 2000": JPEG2000Lossless,
+    "JPEG-LS": JPEGLSLossless,
+}
+NEEDS = {JPEG2000Lossless: "openjpeg", JPEGLSLossless: "jpeg_ls", JPEGLSNearLossless: "jpeg_ls"}
+
+
+def skip_without_codec(syntax):
+    if syntax in NEEDS:
+        pytest.importorskip(NEEDS[syntax], reason="the codecs extra is not installed")
+
+
+def test_slices_are_put_where_they_belong(tmp_path):
+    data = made.voxels()
+    volume = read_volume(made.save(tmp_path, made.slices(data)))
+    check(volume, data)
+    assert volume.data.dtype == np.float32
+    assert (volume.header.sform_code, volume.header.qform_code) == (1, 1)
+
+
+@pytest.mark.parametrize("flip", [(-1, 1, 1), (1, -1, 1), (1, 1, -1)])
+def test_the_order_of_places_follows_the_normal(tmp_path, flip):
+    """Whichever way the files run, index 2 runs along row x column, and every voxel keeps its place."""
+    affine, data = made.AFFINE @ np.diag([*flip, 1]), made.voxels()
+    volume = read_volume(made.save(tmp_path, made.slices(data, affine)))
+    assert np.linalg.det(volume.affine) > 0
+    index = [3, 4, 5, 1]
+    place = nib.affines.apply_affine(np.linalg.inv(volume.affine), (affine @ index)[:3])
+    assert volume.data[tuple(np.rint(place).astype(int))] == data[3, 4, 5]
+    np.testing.assert_allclose(place, np.rint(place), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_transfer_syntaxes(tmp_path, name):
+    skip_without_codec(SYNTAXES[name])
+    data = made.voxels()
+    check(read_volume(made.save(tmp_path, made.slices(data), SYNTAXES[name])), data)
+
+
+@pytest.mark.parametrize("name", ["deflated", "RLE", "JPEG 2000", "JPEG-LS"])
+def test_enhanced_files(tmp_path, name):
+    """Slope 2 and intercept k of every frame stand in the functional groups."""
+    skip_without_codec(SYNTAXES[name])
+    data = made.voxels()
+    made.save(tmp_path, [made.enhanced(data)], SYNTAXES[name])
+    expected = 2 * data + np.arange(data.shape[2])
+    check(read_volume(tmp_path), expected)
+    check(read_volume(tmp_path / "IM000"), expected)
+
+
+@pytest.mark.parametrize("name", ["implicit", "RLE", "JPEG 2000", "JPEG-LS"])
+def test_signed_values(tmp_path, name):
+    skip_without_codec(SYNTAXES[name])
+    data = made.voxels() - 200
+    check(read_volume(made.save(tmp_path, made.slices(data, signed=True), SYNTAXES[name])), data)
+
+
+def test_near_lossless_is_marked_as_lossy(tmp_path):
+    skip_without_codec(JPEGLSNearLossless)
+    data = made.voxels()
+    volume = read_volume(made.save(tmp_path, made.slices(data), JPEGLSNearLossless, jls_error=2))
+    difference = np.abs(volume.data - data).max()
+    assert 0 < difference <= 2
+    assert volume.source.header.LossyImageCompression == "01"
+
+
+def test_slope_and_intercept_of_every_slice(tmp_path):
+    data = made.voxels()
+    datasets = made.slices(data, ct=True)
+    for k, dataset in enumerate(datasets):
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{1 + k / 4}", f"{-1000 + k}"
+    check(read_volume(made.save(tmp_path, datasets)), data * (1 + np.arange(10) / 4) - 1000 + np.arange(10))
+
+
+def test_overlays_in_unused_bits_are_cut_off(tmp_path):
+    data = made.voxels()
+    check(read_volume(made.save(tmp_path, made.slices(data + 0x8000))), data)
+
+
+def test_eight_bits(tmp_path):
+    data = made.voxels() % 200
+    datasets = made.slices(data)
+    for k, dataset in enumerate(datasets):
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        dataset.PixelData = data[:, :, k].T.astype("u1").tobytes()
+    check(read_volume(made.save(tmp_path, datasets)), data)
+
+
+def test_a_folder_may_hold_anything_else(tmp_path):
+    data = made.voxels()
+    made.save(tmp_path / "export" / "b", made.slices(data))
+    localizer = made.slices(data[:, :, :3])
+    for dataset in localizer:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    made.save(tmp_path / "export" / "a", localizer)
+    planes = made.slices(data[:, :, :1]) + made.slices(data[:, :, :1], made.AFFINE[:, [1, 2, 0, 3]])
+    for dataset in planes:
+        dataset.SeriesInstanceUID = planes[0].SeriesInstanceUID
+    made.save(tmp_path / "export" / "c", planes)
+    picture = made.slices(data[:, :, :1])
+    picture[0].SOPClassUID = SecondaryCaptureImageStorage
+    made.save(tmp_path / "export" / "d", picture)
+    report = Dataset()
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", generate_uid()
+    made.save(tmp_path / "report", [report])
+    directory = Dataset()
+    directory.SOPClassUID, directory.SOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
+    directory.DirectoryRecordSequence = [Dataset()]
+    (made.save(tmp_path / "disc", [directory]) / "IM000").rename(tmp_path / "DICOMDIR")
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / ".hidden.dcm").write_text("nothing")
+    check(read_volume(tmp_path), data)
+    assert find_scans([tmp_path / "export" / "b"]) == [tmp_path / "export" / "b"]
+
+
+def test_series_are_listed_and_chosen(tmp_path):
+    first, second = made.slices(), made.slices(made.voxels() + 1)
+    made.save(tmp_path / "a", first)
+    made.save(tmp_path / "b", second)
+    with pytest.raises(VolumeError, match="holds 2 series; choose one with --series-uid") as caught:
+        read_volume(tmp_path)
+    assert first[0].SeriesInstanceUID in str(caught.value)
+    check(read_volume(tmp_path, series_uid=second[0].SeriesInstanceUID), made.voxels() + 1)
+    with pytest.raises(VolumeError, match=r"no series 1\.2\.3 in it"):
+        read_volume(tmp_path, series_uid="1.2.3")
+    lines = reading.list_series(tmp_path)
+    assert len(lines) == 2
+    assert "36 x 34 x 10, 0.9 x 1.1 x 2 mm  T1 axial" in lines[0]
+    assert made.CANARY not in "".join(lines)
+
+
+def test_identical_copies_are_dropped_with_a_warning(tmp_path):
+    data = made.voxels()
+    datasets = made.slices(data)
+    made.save(tmp_path / "a", datasets)
+    made.save(tmp_path / "b", datasets[3:5])
+    with pytest.warns(VolumeWarning, match="2 slices are there twice"):
+        check(read_volume(tmp_path), data)
+
+
+def test_folders_of_scans_and_folders_of_series(tmp_path):
+    """Sub-folders of one study are one scan; sub-folders of several studies are several."""
+    for person in ("p1", "p2"):
+        datasets = [made.slices(), made.slices()]
+        for number, series in enumerate(datasets):
+            for dataset in series:
+                dataset.StudyInstanceUID = datasets[0][0].StudyInstanceUID
+            made.save(tmp_path / person / f"series{number}", series)
+    assert find_scans([tmp_path]) == [tmp_path / "p1", tmp_path / "p2"]
+    assert find_scans([tmp_path / "p1"]) == [tmp_path / "p1"]
+    (tmp_path / "list.csv").write_text("path\np1/series1\n")
+    assert find_scans([tmp_path / "list.csv"]) == [tmp_path / "p1" / "series1"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no NIfTI file .* and no DICOM"):
+        find_scans([tmp_path / "empty"])
+
+
+def test_training_and_evaluation_read_series(tmp_path):
+    folder = made.save(tmp_path / "sub-1.t1", made.slices(made.voxels((36, 34, 24))))
+    case = prepare_case(Scan(folder), recipe.load("sanchez2018_srgan3d_x2_quick"), mask_source="none")
+    assert case.name == "sub-1.t1"
+    np.testing.assert_array_equal(case.truth.data, read_volume(folder).data)
+    assert case.low_res.shape == (18, 17, 12)
+    before = run_folder.fingerprint([Scan(folder)])
+    (folder / "IM000").write_bytes(b"")
+    assert run_folder.fingerprint([Scan(folder)]) != before
+
+
+def test_grid_maps_keep_the_source(tmp_path):
+    volume = read_volume(made.save(tmp_path, made.slices()))
+    finer = volume.resampled(volume.data, GridMap.identity()).with_axes((0, 1, 2))
+    assert finer.source is volume.source

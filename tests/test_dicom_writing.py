@@ -1,0 +1,373 @@
+"""Derived series: what they hold, what they do not, and that other readers see the same voxels at the same places."""
+
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, MRImageStorage
+
+from tests import dicom_series as made
+from tests.golden import SHARED
+from tf_mrsr import predict, recipe
+from tf_mrsr.dicom.writing import choose_scale
+from tf_mrsr.errors import OutputError
+from tf_mrsr.geometry import GridMap
+from tf_mrsr.inference import models
+from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.volume import Derivation, Volume, read_volume, write_volume
+
+DERIVATION = Derivation("some_recipe")
+REAL = SHARED / "data" / "dicom" / "sag_mprage_96.zip"
+
+
+def read_slices(folder):
+    return [dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def finer(volume, factor=2):
+    """Every voxel repeated: what a network does to the grid, without one."""
+    data = volume.data
+    for axis in range(3):
+        data = np.repeat(data, factor, axis)
+    return volume.resampled(data, GridMap.decimation((factor,) * 3).inverse())
+
+
+@pytest.fixture
+def source(tmp_path):
+    return made.save(tmp_path / "source", made.slices())
+
+
+def test_round_trip(source, tmp_path):
+    volume = finer(read_volume(source))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    result = read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(result.data, volume.data)
+    corners = np.array([[x, y, z, 1] for x in (0, 71) for y in (0, 67) for z in (0, 19)]).T
+    np.testing.assert_allclose(result.affine @ corners, volume.affine @ corners, atol=1e-6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_what_a_derived_slice_states(source, tmp_path):
+    write_volume(finer(read_volume(source)), tmp_path / "out", derivation=DERIVATION)
+    old, new = read_slices(source), read_slices(tmp_path / "out")
+    first = new[0]
+    assert [str(d.InstanceNumber) for d in new] == [str(n + 1) for n in range(20)]
+    assert len({d.SOPInstanceUID for d in new} | {d.SOPInstanceUID for d in old}) == 30
+    assert len({d.SeriesInstanceUID for d in new}) == 1
+    assert first.SeriesInstanceUID != old[0].SeriesInstanceUID
+    assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
+    assert first.ImageType == ["DERIVED", "SECONDARY", "M", "NORM"]
+    assert first.SOPClassUID == MRImageStorage
+    assert (first.Rows, first.Columns) == (68, 72)
+    np.testing.assert_allclose(first.PixelSpacing, [0.55, 0.45])
+    assert float(first.SpacingBetweenSlices) == pytest.approx(1)
+    assert float(first.SliceThickness) == pytest.approx(0.9)  # the source's 1.8 mm of 2 mm
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
+        assert first[keyword] == old[0][keyword]
+    for keyword in ("FrameOfReferenceUID", "PatientPosition", "EchoTime", "RepetitionTime", "ScanningSequence"):
+        assert first[keyword] == old[0][keyword]
+    assert "recipe some_recipe" in first.DerivationDescription
+    assert "2 x 2 x 2 times" in first.DerivationDescription
+    referenced = {item.ReferencedSOPInstanceUID for item in first.SourceImageSequence}
+    assert referenced == {d.SOPInstanceUID for d in old}
+    assert [item.Manufacturer for item in first.ContributingEquipmentSequence] == ["Scanners", "tf_mrsr"]
+    for keyword in (
+        *("RescaleSlope", "RescaleIntercept", "SmallestImagePixelValue", "LargestImagePixelValue"),
+        *("RealWorldValueMappingSequence", "PatientComments", "ImageComments"),
+    ):
+        assert keyword not in first
+    assert not any(element.tag.is_private or element.tag.group == 0x6000 for element in first.iterall())
+
+
+def test_lossy_compression_stays_stated(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", "8"
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.LossyImageCompression, first.LossyImageCompressionRatio) == ("01", 8)
+
+
+def test_synthesis_claims_no_measurement(source, tmp_path):
+    write_volume(read_volume(source), tmp_path / "out", derivation=Derivation("some_recipe", synthetic=True))
+    first = read_slices(tmp_path / "out")[0]
+    assert first.EchoTime is None
+    assert first.RepetitionTime is None
+    assert (first.ScanningSequence, first.SequenceVariant) == ("RM", "NONE")
+    assert first.ImageType == ["DERIVED", "SECONDARY", "OTHER"]
+    assert "synthesised" in first.DerivationDescription
+
+
+def test_enhanced_becomes_classic(tmp_path):
+    dataset = made.enhanced()
+    for keyword in ("EchoTime", "RepetitionTime", "ScanningSequence", "SequenceVariant"):
+        delattr(dataset, keyword)
+    volume = read_volume(made.save(tmp_path / "in", [dataset]))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert first.SOPClassUID == MRImageStorage
+    assert (first.EchoTime, first.RepetitionTime) == (2.5, 2000)
+    assert [item.ReferencedSOPInstanceUID for item in first.SourceImageSequence] == [dataset.SOPInstanceUID]
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+
+
+def test_ct_keeps_its_units(tmp_path):
+    data = made.voxels() + 3
+    volume = read_volume(made.save(tmp_path / "in", made.slices(data, ct=True)))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert first.SOPClassUID == CTImageStorage
+    assert (first.RescaleSlope, first.RescaleIntercept, first.RescaleType) == (1, -1024, "HU")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, data - 1024)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "slope", "signed"),
+    [
+        (0, 4095.4, 1, False),  # whole numbers are kept
+        (0, 65535, 1, False),
+        (-3, 32767, 1, True),
+        (-3, 40000, 2, True),  # too wide for 16 signed bits: halved
+        (0, 1, 2**-15, False),  # too narrow for whole numbers: 2^15 is the largest power that fits
+        (0, 254, 2**-8, False),
+        (-0.2, 1000, 1, False),  # rounds to 0
+    ],
+)
+def test_one_scale_for_the_series(source, low, high, slope, signed):
+    volume = read_volume(source)
+    data = np.linspace(low, high, 1000, dtype=np.float32).reshape(10, 10, 10)
+    scale = choose_scale(data, volume.source)
+    assert scale == (slope, 0, signed)
+    restored = scale.to_stored(data).astype(float) * slope
+    assert np.abs(restored - data).max() <= slope / 2 * 1.001
+
+
+def test_brightness_is_the_same_in_all_slices(tmp_path):
+    """Slices with slopes of their own, small values: one factor brings all of them back."""
+    data = made.voxels()
+    datasets = made.slices(data)
+    for k, dataset in enumerate(datasets):
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{0.001 * (1 + k):.3f}", "0"
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    factor = float(first.DerivationDescription.split("times ")[-1].rstrip("."))
+    assert "RescaleSlope" not in first
+    result = read_volume(tmp_path / "out").data / factor
+    assert np.abs(result - volume.data).max() <= 0.5 / factor * 1.01
+    assert volume.data.max() * factor > 2**13
+
+
+def test_rounded_orientations_are_read_and_written(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = [f"{float(v):.3f}" for v in dataset.ImageOrientationPatient]
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    np.testing.assert_allclose(volume.spacing_mm, (0.9, 1.1, 2), rtol=1e-6)
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    np.testing.assert_allclose(read_volume(tmp_path / "out").affine, volume.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
+def test_any_order_of_axes_keeps_places(source, tmp_path, axes):
+    volume = read_volume(source).with_axes(axes)
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    result = read_volume(tmp_path / "out")
+    place = np.linalg.inv(result.affine) @ volume.affine @ [3, 4, 5, 1]
+    assert result.data[tuple(np.rint(place[:3]).astype(int))] == volume.data[3, 4, 5]
+    np.testing.assert_allclose(place, np.rint(place), atol=1e-5)
+
+
+def test_where_a_series_may_be_written(source, tmp_path):
+    volume = read_volume(source)
+    (tmp_path / "empty").mkdir()
+    write_volume(volume, tmp_path / "empty", derivation=DERIVATION)
+    with pytest.raises(OutputError, match="exists already"):
+        write_volume(volume, tmp_path / "empty", derivation=DERIVATION)
+    before = read_slices(tmp_path / "empty")[0].SeriesInstanceUID
+    write_volume(volume, tmp_path / "empty", overwrite=True, derivation=DERIVATION)
+    assert read_slices(tmp_path / "empty")[0].SeriesInstanceUID != before
+    for path, words in (
+        (source, "holds other things"),
+        (tmp_path / "out.dcm", "give a folder's name"),
+        (tmp_path / "nowhere" / "out", "does not exist; make it first"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            write_volume(volume, path, overwrite=True, derivation=DERIVATION)
+    with pytest.raises(OutputError, match="give a derivation"):
+        write_volume(volume, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"must end in \.nii"):
+        write_volume(replace(volume, source=None), tmp_path / "out", derivation=DERIVATION)
+    assert len(list(source.iterdir())) == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "source"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network that doubles every axis: a voxel, then the mean of it and the next."""
+    taps = np.array([0.5, 1, 0.5, 0])
+    kernel = (taps[:, None, None] * taps[None, :, None] * taps[None, None, :])[..., None, None]
+    low_res = keras.Input((None, None, None, 1))
+    layer = keras.layers.Conv3DTranspose(1, 4, 2, padding="same", use_bias=False)
+    network = keras.Model(low_res, layer(low_res))
+    layer.set_weights([kernel])
+    folder = tmp_path_factory.mktemp("model") / "model"
+    map_ = GridMap.decimation((2, 2, 2)).inverse()
+    chosen = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn")
+    models.save(models.Model(chosen, SuperResolver(network, map_, "half_max")), folder)
+    return folder
+
+
+def test_predict_writes_series_and_nifti(source, model, tmp_path):
+    assert predict.main([str(source), "-o", str(tmp_path / "out"), "--model", str(model)]) == 0
+    assert predict.main([str(source), "-o", str(tmp_path / "out.nii.gz"), "--model", str(model)]) == 0
+    series, nifti, scan = read_volume(tmp_path / "out"), read_volume(tmp_path / "out.nii.gz"), read_volume(source)
+    np.testing.assert_allclose(series.affine, scan.affine @ np.diag([0.5, 0.5, 0.5, 1]), atol=1e-6)
+    np.testing.assert_allclose(nifti.affine, series.affine, atol=1e-4)
+    np.testing.assert_allclose(series.data, nifti.data, atol=0.501)
+    np.testing.assert_allclose(series.data[::2, ::2, ::2][:-1, :-1, :-1], scan.data[:-1, :-1, :-1], atol=0.501)
+    description = read_slices(tmp_path / "out")[0].DerivationDescription
+    assert "recipe sanchez2018_srgan3d_x2_subpixel_nn" in description
+
+
+def test_predict_takes_many_series(model, tmp_path):
+    for person in ("p1", "p2"):
+        made.save(tmp_path / "in" / person / "t1", made.slices())
+    argv = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    assert predict.main(argv) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p1", "p2"]
+    assert read_volume(tmp_path / "out" / "p2").shape == (72, 68, 20)
+    assert predict.main(argv) == 1
+    assert predict.main([*argv, "--skip-existing"]) == 0
+    # One of them is broken by now.
+    next((tmp_path / "in" / "p1" / "t1").iterdir()).unlink()
+    (tmp_path / "in" / "p1" / "t1" / "x.dcm").write_bytes(b"")
+    argv[2] = str(tmp_path / "other")
+    assert predict.main([*argv, "--skip-bad"]) == 0
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["p2"]
+
+
+def test_nothing_of_the_patient_leaves(model, tmp_path, capfd):
+    datasets = made.slices()
+    for dataset in datasets:
+        for keyword in ("InstitutionAddress", "PhysiciansOfRecord", "OperatorsName", "RequestingPhysician"):
+            setattr(dataset, keyword, made.CANARY)
+        dataset.PatientWeight = "70.555555"
+    source = made.save(tmp_path / "source", datasets)
+    for path in source.iterdir():  # a name where a number should be, which pydicom would print
+        path.write_bytes(path.read_bytes().replace(b"70.555555", made.CANARY.encode()))
+    other = made.save(tmp_path / "broken", datasets[:4] + datasets[5:])
+    both = [str(source), "--model", str(model), "-o"]
+    assert predict.main([*both, str(tmp_path / "out")]) == 0
+    assert predict.main([*both, str(tmp_path / "out.nii")]) == 0
+    assert predict.main([str(other), "--model", str(model), "-o", str(tmp_path / "x")]) == 1
+    assert predict.main([str(source), "--list-series"]) == 0
+    printed = "".join(capfd.readouterr())
+    assert "missing slice" in printed
+    assert made.CANARY not in printed
+    assert made.CANARY.encode() not in (tmp_path / "out.nii").read_bytes()
+    for dataset in read_slices(tmp_path / "out"):
+        holders = {element.keyword for element in dataset.iterall() if made.CANARY in str(element.value)}
+        assert holders == {"PatientName", "PatientID"}
+        assert str(dataset.PatientName) == f"{made.CANARY}^Käthe"
+
+
+def test_options_of_predict(source, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict.main([str(source)])
+    assert "-o/--output, --model" in capsys.readouterr().err
+    assert predict.main([str(source), "--list-series"]) == 0
+    assert "36 x 34 x 10, 0.9 x 1.1 x 2 mm" in capsys.readouterr().out
+    assert predict.main(["nowhere", "--list-series"]) == 1
+    common = ["--model", "none", "-o"]
+    for argv, words in (
+        ([str(source), *common, str(tmp_path / "x"), "--series-uid", "1.2"], "no series 1.2 in it"),
+        ([str(source), str(source), *common, "x", "--series-uid", "1.2"], "chooses from one folder"),
+        ([str(source), *common, str(source / "x")], "whose scans are the input"),
+    ):
+        assert predict.main(argv) == 1
+        assert words in capsys.readouterr().err
+
+
+def same_voxels(volume, data, affine, tolerance_mm):
+    """Whether an array and an affine put the volume's values at the volume's places; largest distance in mm."""
+    index = np.linalg.inv(affine) @ volume.affine
+    turn = np.rint(index)
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in volume.shape), [1])).reshape(4, -1)
+    distance = np.linalg.norm(volume.affine @ corners - affine @ turn @ corners, axis=0).max()
+    assert distance < tolerance_mm
+    axes = np.abs(turn[:3, :3]).argmax(axis=0)
+    data = np.flip(data.transpose(axes), [axis for axis in range(3) if turn[axes[axis], axis] < 0])
+    np.testing.assert_array_equal(data, volume.data)
+    return distance
+
+
+def with_dcm2niix(folder, output):
+    output.mkdir()
+    subprocess.run(["dcm2niix", "-o", str(output), "-f", "x", str(folder)], check=True, capture_output=True)
+    image = nib.load(output / "x.nii")
+    return np.asarray(image.dataobj), image.affine
+
+
+def with_highdicom(folder):
+    """(column, row, slice) and RAS+, of highdicom's (slice, row, column) and LPS."""
+    highdicom = pytest.importorskip("highdicom")
+    volume = highdicom.get_volume_from_series([dcmread(path) for path in folder.iterdir()])
+    return volume.array.transpose(2, 1, 0), made.RAS_TO_LPS @ volume.affine[:, [2, 1, 0, 3]]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    if not REAL.exists():
+        pytest.skip("the real series lies outside the repository and is not here")
+    folder = tmp_path_factory.mktemp("real")
+    with zipfile.ZipFile(REAL) as archive:
+        archive.extractall(folder)
+    return folder / "sag_mprage"
+
+
+def test_a_real_series_as_other_readers_see_it(real, tmp_path):
+    volume = read_volume(real)
+    assert volume.shape == (256, 256, 96)
+    same_voxels(volume, *with_highdicom(real), 1e-6)
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    same_voxels(volume, *with_dcm2niix(real, tmp_path / "nifti"), 1e-3)
+
+
+def test_a_derived_series_as_other_readers_see_it(real, tmp_path):
+    whole = read_volume(real)
+    cut = (slice(60, 200), slice(50, 180), slice(20, 60))
+    offset = GridMap((1, 1, 1), (60, 50, 20))
+    volume = finer(whole.resampled(whole.data[cut] - 3, offset))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    same_voxels(read_volume(tmp_path / "out"), volume.data, volume.affine, 1e-6)
+    same_voxels(volume, *with_highdicom(tmp_path / "out"), 1e-6)
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    same_voxels(volume, *with_dcm2niix(tmp_path / "out", tmp_path / "nifti"), 1e-3)
+
+
+def test_other_kinds_as_dcm2niix_sees_them(tmp_path):
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    signed = made.slices(made.voxels() - 200, signed=True)
+    for dataset in signed:  # of 12 signed bits dcm2niix takes the sign for a value
+        dataset.BitsStored, dataset.HighBit = 16, 15
+    enhanced = made.enhanced()
+    for frame in enhanced.PerFrameFunctionalGroupsSequence:  # of several intercepts dcm2niix takes one
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = "5"
+    for name, datasets in (("classic", made.slices()), ("signed", signed), ("enhanced", [enhanced])):
+        folder = made.save(tmp_path / name, datasets)
+        same_voxels(read_volume(folder), *with_dcm2niix(folder, tmp_path / f"{name}.out"), 1e-3)
+
+
+def test_volumes_without_a_source_stay_nifti(tmp_path):
+    write_volume(Volume(np.ones((3, 4, 5)), np.eye(4)), tmp_path / "x.nii", derivation=DERIVATION)
+    assert nib.load(tmp_path / "x.nii").shape == (3, 4, 5)
