@@ -13,7 +13,7 @@ PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits"},
     {"geometry", "volume", "nifti", "intensity"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
+    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
     {"networks"},
     {"recipe"},
     {"pipeline", "evaluation", "run_folder"},
@@ -35,6 +35,7 @@ WITHOUT_TENSORFLOW = [
     "baselines",
     "cohort",
     "pairs",
+    "slice_pairs",
     "recipe",
     "evaluation",
     "train",
