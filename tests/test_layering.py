@@ -12,7 +12,7 @@ import tf_mrsr
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits"},
-    {"geometry", "volume", "nifti", "intensity"},
+    {"geometry", "volume", "nifti", "intensity", "pickled_arrays"},
     {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
     {"networks"},
     {"recipe"},
@@ -36,6 +36,7 @@ WITHOUT_TENSORFLOW = [
     "cohort",
     "pairs",
     "slice_pairs",
+    "pickled_arrays",
     "recipe",
     "evaluation",
     "train",
