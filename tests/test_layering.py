@@ -17,10 +17,10 @@ LAYERS = [
     {"networks"},
     {"recipe"},
     {"pipeline", "evaluation", "run_folder"},
-    {"inference"},
+    {"inference", "conversion"},
     {"report", "training"},
     {"cli"},
-    {"train", "predict", "evaluate"},
+    {"train", "predict", "evaluate", "convert"},
     {"demo"},
     {"__main__"},
 ]
@@ -42,6 +42,7 @@ WITHOUT_TENSORFLOW = [
     "train",
     "predict",
     "evaluate",
+    "convert",
     "demo",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -70,7 +71,7 @@ def test_imports_run_downward(name, path):
 
 
 def test_only_the_demo_and_the_dispatcher_import_commands():
-    commands = {"train", "predict", "evaluate", "demo"}
+    commands = {"train", "predict", "evaluate", "convert", "demo"}
     importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
     assert importers == {"demo"}  # the dispatcher imports by name
 
