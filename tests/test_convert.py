@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.conversion.test_narcomey2018 import RECIPE as OF_SLICES
+from tests.conversion.test_narcomey2018 import write_recipe
 from tests.conversion.test_sanchez2018 import named, small, write_checkpoint
 from tests.test_pickled_arrays import HOSTILE, npy
 from tf_mrsr import convert
@@ -16,7 +16,7 @@ OF_VOLUMES = [
     *("--set", "network.generator.filters=2"),
     *("--set", "network.generator.num_residual_blocks=1"),
 ]
-GENERATOR = ["--set", "network.generator={out_channels: 1}"]
+OF_SLICES = ["--recipe", "narcomey2018.yaml"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ REFUSED = {
         "no program to convert from for li2017",
     ),
     "unknown recipe": (["checkpoint", "-o", "out", "--recipe", "sanchez"], "unknown recipe"),
-    "slices as a model": (["checkpoint", "-o", "out", *OF_SLICES, *GENERATOR], "write to NAME.weights.h5"),
+    "slices as a model": (["checkpoint", "-o", "out", *OF_SLICES], "write to NAME.weights.h5"),
     "exists": (["checkpoint", "-o", "empty", *OF_VOLUMES], "exists already"),
     "not a model": (
         ["checkpoint", "-o", "empty", *OF_VOLUMES, "--overwrite"],
@@ -44,8 +44,8 @@ REFUSED = {
         ["checkpoint", "-o", "out", *OF_VOLUMES, "--set", "network.generator.filters=3"],
         "SRGAN_g/conv1/W_conv3d is (3, 3, 3, 1, 2) instead of (3, 3, 3, 1, 3)",
     ),
-    "folder as npz": (["empty", "-o", "out.weights.h5", *OF_SLICES, *GENERATOR], "cannot be read (Is a directory)"),
-    "hostile": (["hostile.npy", "-o", "out.weights.h5", *OF_SLICES, *GENERATOR], "pickle asks for posix.system"),
+    "folder as npz": (["empty", "-o", "out.weights.h5", *OF_SLICES], "cannot be read (Is a directory)"),
+    "hostile": (["hostile.npy", "-o", "out.weights.h5", *OF_SLICES], "pickle asks for posix.system"),
 }
 
 
@@ -54,6 +54,7 @@ def test_refused_in_one_line_and_nothing_left_behind(checkpoint, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "hostile.npy").write_bytes(npy(HOSTILE["system"][0]))
+    write_recipe(tmp_path, {"out_channels": 1})
     before = sorted(tmp_path.rglob("*"))
     argv, words = REFUSED[name]
     assert convert.main(argv) == 1

@@ -3,19 +3,26 @@
 import keras
 import numpy as np
 import pytest
+import yaml
 
 from tests import golden
-from tf_mrsr import convert
+from tf_mrsr import convert, recipe
 from tf_mrsr.conversion import narcomey2018 as conversion
 from tf_mrsr.errors import ModelError
 from tf_mrsr.networks import narcomey2018
 
-# A recipe of the network; of its values only the network's matter here.
-RECIPE = ["--recipe", "sanchez2018_srgan3d_x2_quick", "--set", "network.name=narcomey2018"]
+
+def write_recipe(folder, generator):
+    """A recipe of the network; of its values only the network's matter here."""
+    content = yaml.safe_load((recipe.recipe_directory() / "sanchez2018_srgan3d_x2_quick.yaml").read_text())
+    content |= {"name": "narcomey2018", "network": {"name": "narcomey2018", "generator": generator}, "departures": []}
+    path = folder / "narcomey2018.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
-def argv(source, output, generator="{out_channels: 1}", *more):
-    return [str(source), "-o", str(output), *RECIPE, "--set", f"network.generator={generator}", *more]
+def convert_slices(source, output, folder, **generator):
+    return convert.main([str(source), "-o", str(output), "--recipe", str(write_recipe(folder, generator))])
 
 
 def tensors_of(model):
@@ -42,8 +49,9 @@ def small():
 @golden.needs_golden
 def test_the_programs_file_through_the_command(golden_npz, tmp_path, capsys):
     """The program's slices are (row, column), ours (x, y)."""
-    output = tmp_path / "model1.weights.h5"
-    assert convert.main(argv(golden_npz, output)) == 0
+    (tmp_path / "out").mkdir()
+    output = tmp_path / "out" / "model1.weights.h5"
+    assert convert_slices(golden_npz, output, tmp_path, out_channels=1) == 0
     assert "169 tensors, 1226177 weights converted" in capsys.readouterr().out
     model = narcomey2018.generator(1)
     model.load_weights(output)
@@ -51,7 +59,7 @@ def test_the_programs_file_through_the_command(golden_npz, tmp_path, capsys):
     result = model(image.transpose(0, 2, 1, 3), training=False).numpy().transpose(0, 2, 1, 3)
     expected = golden.array("npz_m1", "out_infer_1x16x12.npy", golden.NARCOMEY)
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.abs(expected).max())
-    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
 @golden.needs_golden
@@ -64,8 +72,8 @@ def test_order_of_the_programs_names(golden_npz):
 
 def test_back_and_forth(tmp_path, small):
     source = write_npz(tmp_path / "g.npz", tensors_of(small))
-    arguments = "{out_channels: 3, filters: 2, num_residual_blocks: 1}"
-    assert convert.main(argv(source, tmp_path / "g.weights.h5", arguments)) == 0
+    generator = {"out_channels": 3, "filters": 2, "num_residual_blocks": 1}
+    assert convert_slices(source, tmp_path / "g.weights.h5", tmp_path, **generator) == 0
     copy = keras.models.clone_model(small)
     copy.load_weights(tmp_path / "g.weights.h5")
     for value, expected in zip(copy.get_weights(), small.get_weights(), strict=True):
