@@ -25,6 +25,7 @@ setup(
         "tensorflow>=2.20,<2.22",
         "keras>=3.12,<4",
         "numpy>=1.26,<3",
+        "h5py>=3.11,<4",
         "scipy>=1.13,<2",
         "scikit-image>=0.24,<1",
         "nibabel>=5.3,<6",

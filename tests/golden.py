@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 SHARED = Path(os.environ.get("TF_MRSR_SHARED", Path(__file__).parents[2] / "shared"))
-GOLDEN = SHARED / "golden" / "imatge"
+FAMILIES = SHARED / "golden"
+GOLDEN = FAMILIES / "imatge"
+NARCOMEY = FAMILIES / "narcomey"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the original programs' numbers (shared/golden) are not here"
 )
@@ -35,7 +37,8 @@ def volume2(shape, dtype=np.float32):
 
 def formula_value(index, shape, role, fan_in, pattern, gain):
     k = np.arange(np.prod(shape), dtype=np.int64)
-    sine = np.sin(_A * (index + 1) + _B * k)
+    if pattern == "sine" or not role.endswith("kernel"):
+        sine = np.sin(_A * (index + 1) + _B * k)
     if role in ("bias", "beta", "moving_mean"):
         value = 0.1 * sine
     elif role == "gamma":
@@ -45,8 +48,10 @@ def formula_value(index, shape, role, fan_in, pattern, gain):
     elif pattern == "sine":
         value = gain * fan_in**-0.5 * sine
     else:
+        # k (k + 1) / 2 modulo the odd number 9973 repeats after 9973 values.
+        k = k[:9973]
         phase = 2 * np.pi * ((k * (k + 1) // 2) % 9973) / 9973
-        value = gain * fan_in**-0.5 * np.sin(_A * (index + 1) + phase)
+        value = np.resize(gain * fan_in**-0.5 * np.sin(_A * (index + 1) + phase), np.prod(shape))
     return value.reshape(shape).astype(np.float32)
 
 
@@ -68,24 +73,27 @@ def assign_formula(model, specs, pattern, gain):
         variable.assign(formula_value(spec["index"], spec["shape"], spec["role"], spec.get("fan_in"), pattern, gain))
 
 
+def batch_norms(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def moving_averages(model):
-    parts = [
-        value.numpy()
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        for value in (layer.moving_mean, layer.moving_variance)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate(
+        [v.numpy() for layer in batch_norms(model) for v in (layer.moving_mean, layer.moving_variance)]
+    )
 
 
-def case(name):
-    return json.loads((GOLDEN / name / "case.json").read_text())
+def case(name, family=GOLDEN):
+    return json.loads((family / name / "case.json").read_text())
 
 
-def array(name, file):
-    return np.load(GOLDEN / name / file)
+def array(name, file, family=GOLDEN):
+    return np.load(family / name / file)
 
 
-def suggested_atol(name, mode):
-    outputs = json.loads((SHARED / "golden" / "conditioning.json").read_text())["outputs"]
-    return outputs[f"imatge/{name}:{mode}"]["suggested_atol"]
+def conditioning(kind):
+    return json.loads((FAMILIES / "conditioning.json").read_text())[kind]
+
+
+def suggested_atol(name, mode, family=GOLDEN):
+    return conditioning("outputs")[f"{family.name}/{name}:{mode}"]["suggested_atol"]

@@ -12,16 +12,16 @@ import tf_mrsr
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits", "fourier"},
-    {"geometry", "volume", "nifti", "dicom", "intensity"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs"},
+    {"geometry", "volume", "nifti", "dicom", "intensity", "pickled_arrays"},
+    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
     {"networks"},
     {"recipe"},
     {"model_folder"},
     {"pipeline", "evaluation", "run_folder"},
-    {"inference"},
+    {"inference", "conversion"},
     {"report", "training"},
     {"cli"},
-    {"train", "predict", "evaluate"},
+    {"train", "predict", "evaluate", "convert"},
     {"demo"},
     {"__main__"},
 ]
@@ -38,12 +38,15 @@ WITHOUT_TENSORFLOW = [
     "baselines",
     "cohort",
     "pairs",
+    "slice_pairs",
+    "pickled_arrays",
     "recipe",
     "model_folder",
     "evaluation",
     "train",
     "predict",
     "evaluate",
+    "convert",
     "demo",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -72,7 +75,7 @@ def test_imports_run_downward(name, path):
 
 
 def test_only_the_demo_and_the_dispatcher_import_commands():
-    commands = {"train", "predict", "evaluate", "demo"}
+    commands = {"train", "predict", "evaluate", "convert", "demo"}
     importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
     assert importers == {"demo"}  # the dispatcher imports by name
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests import golden
-from tf_mrsr.layers import PixelShuffle3D, SubpixelNNInitializer
+from tf_mrsr.layers import PixelShuffle3D, ResizeFromCorner2D, SubpixelNNInitializer
 
 
 @golden.needs_golden
@@ -70,3 +70,27 @@ def test_serialisation():
     initializer = SubpixelNNInitializer((1, 1, 3), 0.1, 5)
     copy = SubpixelNNInitializer.from_config(initializer.get_config())
     np.testing.assert_array_equal(copy((3, 3, 9, 1, 1)), initializer((3, 3, 9, 1, 1)))
+
+
+def test_resizing_from_the_corner_by_hand():
+    """Output i lies at input 2 i / 3; what lies behind the last pixel has its value."""
+    image = np.array([[0, 6], [12, 18]], np.float32)[None, :, :, None]
+    resized = ResizeFromCorner2D((3, 3))(image).numpy()[0, ..., 0]
+    np.testing.assert_allclose(resized, [[0, 4, 6], [8, 12, 14], [12, 16, 18]], rtol=1e-6)
+
+
+def test_resizing_keeps_the_policys_type_and_takes_any_size():
+    image = keras.Input((None, None, 3))
+    layer = ResizeFromCorner2D((5, 7), dtype="mixed_bfloat16")
+    model = keras.Model(image, layer(image))
+    assert model.output.shape == (None, 5, 7, 3)
+    assert model(np.ones((2, 9, 4, 3))).dtype == tf.bfloat16
+    assert ResizeFromCorner2D.from_config(layer.get_config()).size == (5, 7)
+
+
+@golden.needs_golden
+@pytest.mark.parametrize("name", ["resize_1x512x512x1", "resize_1x64x64x3", "resize_1x150x230x1"])
+def test_resizing_of_the_narcomey2018_program(name):
+    image = golden.volume([int(n) for n in name.removeprefix("resize_").split("x")])
+    expected = golden.array("vgg", f"{name}.npy", golden.NARCOMEY)
+    np.testing.assert_allclose(ResizeFromCorner2D((224, 224))(image)[:, ::4, ::4], expected, atol=1e-5)

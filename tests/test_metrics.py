@@ -20,6 +20,22 @@ def test_by_hand():
     assert metrics.psnr(truth, truth, 20) == np.inf
 
 
+def test_mean_over_rows_by_hand():
+    truth = np.zeros((3, 2))  # three columns, two rows
+    assert metrics.mse_over_rows(truth, truth + 2) == 6 * 4 / 2
+
+
+@golden.needs_golden
+def test_errors_of_the_narcomey2018_program():
+    for model, measure in (("data_m1", metrics.mse_over_rows), ("data_m2", metrics.mse)):
+        for size, recorded in zip((6, 10), golden.case(model, golden.NARCOMEY)["mse"], strict=True):
+            channels = 1 if model == "data_m1" else 3
+            estimate = golden.volume((size, size, channels))
+            truth = golden.volume2((size, size, channels), np.float64)
+            assert measure(truth, estimate) == pytest.approx(recorded["mse"], rel=1e-6)
+            assert metrics.mse(truth, estimate) == pytest.approx(recorded["plain_mean_squared_error"], rel=1e-6)
+
+
 def test_against_scikit_image():
     data_range = float(TRUTH.max() - TRUTH.min())
     everywhere = np.ones(TRUTH.shape, bool)

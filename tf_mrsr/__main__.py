@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a recipe's networks on scans",
     "predict": "super-resolve scans with a trained model",
     "evaluate": "measure a model and interpolation on scans",
+    "convert": "make a model of weights that an original program trained",
     "demo": "train shortly and super-resolve a head that comes with nilearn",
 }
 

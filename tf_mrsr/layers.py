@@ -1,5 +1,6 @@
 """What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, convolutions with large kernels that are
-fast on CPUs, and the initialiser that makes a deconvolution start as nearest-neighbour.
+fast on CPUs, TensorFlow 1's bilinear resizing, and the initialiser that makes a deconvolution start as
+nearest-neighbour.
 """
 
 from __future__ import annotations
@@ -87,6 +88,34 @@ class LargeKernelConv3D(keras.layers.Conv3D):
         if self.use_bias:
             result = result + tf.cast(self.bias, self.compute_dtype)
         return self.activation(result)
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class ResizeFromCorner2D(keras.layers.Layer):
+    """Bilinear resizing as TensorFlow 1 had it: (batch, x, y, c) -> (batch, *size, c).
+
+    Output pixel i lies at input i n_in / n_out, so the first pixels coincide and not the edges, as with
+    ``keras.layers.Resizing``, which places it at (i + 1/2) n_in / n_out - 1/2. Nothing is smoothed first.
+
+    Args:
+        size: pixels of the result (x, y).
+    """
+
+    def __init__(self, size: Sequence[int], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.size = tuple(int(n) for n in size)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        resized = tf.raw_ops.ResizeBilinear(
+            images=inputs, size=self.size, align_corners=False, half_pixel_centers=False
+        )
+        return tf.cast(resized, self.compute_dtype)  # it comes as float32
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (input_shape[0], *self.size, input_shape[-1])
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")

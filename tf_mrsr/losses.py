@@ -1,4 +1,6 @@
-"""Losses, as pure functions of tensors; images are (batch, x, y, z, channel) in network range, results are scalars."""
+"""Losses, as pure functions of tensors; images are (batch, x, y, z, channel) in network range, in narcomey2018
+(batch, x, y, channel), and results are scalars.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,18 @@ def _gradient_terms(target: tf.Tensor, output: tf.Tensor) -> list[tf.Tensor]:
         target_step, output_step = (tf.abs(image[after] - image[before]) for image in (target, output))
         terms.append(tf.math.squared_difference(target_step, output_step))
     return terms
+
+
+def feature_squared_error(
+    features: Callable[[tf.Tensor], tf.Tensor], target: tf.Tensor, output: tf.Tensor
+) -> tf.Tensor:
+    """mean((features(target) - features(output))^2), for instance of VGG19 (Ledig et al., CVPR 2017; narcomey2018).
+
+    Args:
+        features: a network whose weights are not trained, such as ``tf_mrsr.networks.vgg19.load_features`` returns.
+        target, output: images in network range, of the shape that the network takes.
+    """
+    return tf.reduce_mean(tf.math.squared_difference(features(target), features(output)))
 
 
 def total_variation_z(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:

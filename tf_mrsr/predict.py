@@ -84,7 +84,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr.inference import models
 
     model = models.load(arguments.model)
-    derivation = volume.Derivation(model.recipe.name)
+    derivation = volume.Derivation(model.recipe.name, synthetic=model.recipe.contrasts is not None)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:

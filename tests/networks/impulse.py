@@ -20,7 +20,8 @@ def measured_radius(model):
     for layer in model.layers:
         if hasattr(layer, "kernel"):
             layer.kernel.assign(np.ones(layer.kernel.shape))
-            layer.bias.assign(np.zeros(layer.bias.shape))
+            if layer.use_bias:
+                layer.bias.assign(np.zeros(layer.bias.shape))
     claimed = reach(model)
     return tuple(_measure(model, axis, claimed) for axis in range(len(claimed.radius)))
 

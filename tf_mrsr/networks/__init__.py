@@ -1,7 +1,7 @@
 """The published networks, one paper per file, and what all of them have in common.
 
-A generator is a functional Keras model from (batch, x, y, z, channel) to the same at the higher resolution. The layer
-that ends its low-resolution part is named ``structure.TRUNK_END``.
+A generator is a functional Keras model from (batch, x, y, z, channel) to the same at the higher resolution, in
+narcomey2018 from (batch, x, y, channel). The layer that ends its low-resolution part is named ``structure.TRUNK_END``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import keras
 
 from tf_mrsr.errors import RecipeError
 
-NAMES = ("li2017", "sanchez2017", "sanchez2018", "taloma2020")
+NAMES = ("li2017", "narcomey2018", "sanchez2017", "sanchez2018", "taloma2020")
 
 
 def build(network: str, part: str, arguments: Mapping[str, Any], precision: str = "float32") -> keras.Model:

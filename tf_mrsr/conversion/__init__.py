@@ -1,0 +1,1 @@
+"""Weights of the original programs, brought into our generators: one module per program."""
