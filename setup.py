@@ -27,6 +27,8 @@ setup(
         "scikit-image>=0.24,<1",
         "nibabel>=5.3,<6",
         "pyyaml>=6,<7",
+        "grpcio>=1.60,<2",
+        "protobuf>=5,<8",
         "matplotlib>=3.9,<4",
     ],
     extras_require={

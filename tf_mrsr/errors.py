@@ -27,3 +27,11 @@ class DataError(MrsrError):
 
 class OutputError(MrsrError):
     """A place that cannot be written, or that holds something already."""
+
+
+class ServerError(MrsrError):
+    """A server that cannot be reached, does not have the model, or answers with something else."""
+
+
+class DeviceError(MrsrError):
+    """A device that is asked for and not there."""

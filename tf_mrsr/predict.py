@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import OutputError, VolumeError
+from tf_mrsr.errors import OutputError, ServerError, VolumeError
 
 if TYPE_CHECKING:
+    from tf_mrsr.card import Card
     from tf_mrsr.inference.models import Model
+    from tf_mrsr.serving.client import RemoteModel
     from tf_mrsr.volume import Volume
 
 EPILOG = """\
 examples:
   tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --model runs/x2
   tf-mrsr predict scans/ -o super_resolved/ --model runs/x2 --memory 2GB
+  tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --server localhost:8500/x2
 
 Several scans, a folder or a list go to a folder, where each keeps its name (and its place below a folder given).
 """
@@ -31,7 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-o", "--output", type=cli.path, required=True, help="NIfTI file for one scan, folder for several"
     )
-    arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
+    source = arguments.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=cli.path, help=cli.MODEL_HELP)
+    source.add_argument(
+        "--server", metavar="HOST:PORT/NAME", help="a model that TensorFlow Serving runs, by its gRPC port (8500)"
+    )
+    arguments.add_argument(
+        "--timeout", type=cli.positive, default=600, metavar="SECONDS", help="for --server, of each scan (default 600)"
+    )
+    arguments.add_argument(
+        "--strict", action="store_true", help="refuse scans that the model's card does not cover, instead of a warning"
+    )
     arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     arguments.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
     arguments.add_argument(
@@ -40,11 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_stride_option(arguments)
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
+    cli.add_device_option(arguments)
     return cli.run(_predict, arguments.parse_args(argv))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr import volume
+    from tf_mrsr.card import mismatches
     from tf_mrsr.cohort import read_scan
     from tf_mrsr.progress import Progress
 
@@ -53,10 +68,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         jobs = [(source, target) for source, target in jobs if not target.exists()]
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         read_scan(jobs[0][0], nan=arguments.nan)
-    cli.load_tensorflow()
-    from tf_mrsr.inference import models
-
-    model = models.load(arguments.model)
+    card, model = _open_model(arguments)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:
@@ -65,7 +77,12 @@ def _predict(arguments: argparse.Namespace) -> None:
                     cli.warn(
                         f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
                     )
+                unlike = [] if card is None else mismatches(card, scan, source)
+                if unlike and arguments.strict:
+                    raise VolumeError(f"{source}: {unlike[0]}; leave out --strict to predict it all the same")
                 result = _super_resolve(model, source, scan, arguments)
+                for words in unlike:
+                    cli.warn(f"{source}: {words}")
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
@@ -76,7 +93,25 @@ def _predict(arguments: argparse.Namespace) -> None:
             progress.advance(source.name)
 
 
-def _super_resolve(model: Model, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
+def _open_model(arguments: argparse.Namespace) -> tuple[Card | None, Model | RemoteModel]:
+    """The model and, where it is at hand, its card."""
+    if arguments.server is not None:
+        from tf_mrsr.serving import client
+
+        if arguments.strict:
+            raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
+        return None, client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout)
+    from tf_mrsr import model_folder
+
+    folder = model_folder.resolve(arguments.model)
+    card = model_folder.read_card(folder)
+    cli.load_tensorflow(arguments.device)
+    from tf_mrsr.inference import models
+
+    return card, models.load(folder)
+
+
+def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
     try:
         return model.super_resolve(scan, arguments.memory, arguments.stride)
     except VolumeError as error:
