@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +29,8 @@ CARD_FILE = "card.json"
 NOT_STATED = "not stated"
 # A spacing this much outside of the training's range is not remarked upon; headers round.
 SPACING_TOLERANCE = 0.1
-# Suffixes of BIDS file names that name a contrast, to be compared with what a card states.
-KNOWN_CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "PDT2", "T2star", "T2starw", "inplaneT1", "inplaneT2")
+# Last parts of file names that name a contrast, to be compared with what a card states; "T1w" and "T1" are the same.
+KNOWN_CONTRASTS = ("t1", "t2", "pd", "flair", "pdt2", "t2star", "inplanet1", "inplanet2")
 # Where a run keeps what a card tells of the training.
 SPACING_KEY = "high_res_spacing_mm"
 _RECORDED = {"tf_mrsr": "tf_mrsr", "seed": "seed", "steps": "total_steps", "precision": "precision", "scans": "scans"}
@@ -279,11 +280,16 @@ def _spacing(card: Card, axes: _Axes) -> list[str]:
 
 
 def _contrast(card: Card, path: Path) -> list[str]:
-    ending = stem(path).rpartition("_")[2]
+    ending = re.split("[_-]", stem(path))[-1]
     expected = card.contrasts[:1] or card.facts.contrasts
-    if ending not in KNOWN_CONTRASTS or not expected or ending.lower() in (e.lower() for e in expected):
+    named = _plain(ending)
+    if named not in KNOWN_CONTRASTS or not expected or named in map(_plain, expected):
         return []
     return [f"the file's name says {ending}; the model was trained on {', '.join(expected)}"]
+
+
+def _plain(contrast: str) -> str:
+    return contrast.lower().removesuffix("w")
 
 
 def millimetres(spacing: Sequence[float]) -> str:

@@ -33,8 +33,8 @@ class _Networks:
 class SuperResolver(tf.Module):
     """Takes a raw volume and its affine, returns the super-resolved volume and its affine.
 
-    Normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in Python and
-    an exported SavedModel are the same graph. Input that cannot be used is refused in the graph. Batch norms are folded into the convolutions.
+    Checks, normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in
+    Python and an exported SavedModel are the same graph. Batch norms are folded into the convolutions.
 
     The low-resolution trunk of the generator is cheap in memory and wide in reach, its tail the opposite. So the
     trunk runs over the whole volume and only the tail by slabs; where the trunk does not fit either, both run by

@@ -1,7 +1,7 @@
 """The files that start the official TensorFlow Serving image on a folder of exported models.
 
-The image's batching is for the whole server: it joins requests along their first axis. Patches can be joined so, volumes
-cannot, and requests with scalars among their inputs are refused. So volumes and patches get a server each.
+The image's batching is for the whole server: it joins requests along their first axis. Patches can be joined so,
+volumes cannot, and requests with scalars among their inputs are refused. So volumes and patches get a server each.
 """
 
 from __future__ import annotations
