@@ -36,7 +36,9 @@ COPY train train
 COPY weights weights
 
 FROM base AS gpu
-# CUDA and cuDNN come as Python packages; the host only needs the driver and the container toolkit.
+# CUDA and cuDNN come as Python packages; the host only needs the driver and the container toolkit. Versions are bounded
+# in setup.py.
+# hadolint ignore=DL3013
 RUN pip install '.[gpu]'
 USER 1000:1000
 WORKDIR /data

@@ -11,7 +11,7 @@ from tf_mrsr import card as cards
 from tf_mrsr import card_page, model_folder, recipe
 from tf_mrsr import models as models_command
 from tf_mrsr.card import Card, Facts, Measured, SpacingRange, mismatches
-from tf_mrsr.errors import DataError, ModelError
+from tf_mrsr.errors import DataError, ModelError, graph_reason
 from tf_mrsr.volume import Volume
 
 ISOTROPIC = Card(
@@ -226,3 +226,24 @@ def test_the_newest_version_of_a_folder(folder, tmp_path):
         shutil.copytree(folder, tmp_path / "versions" / number)
     assert model_folder.resolve(tmp_path / "versions") == tmp_path / "versions" / "10"
     assert model_folder.resolve(tmp_path / "versions" / "2") == tmp_path / "versions" / "2"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "Graph execution error:\n\nDetected at node Assert/Assert defined at:\n<stack traces unavailable>\n"
+            "assertion failed: [too small] [7 9 8]\n\t [[{{node Assert/Assert}}]] [Op:__inference_1]",
+            "[too small] [7 9 8]",
+        ),
+        (
+            "Graph execution error:\n\nShape of tensor a [3,4] is wrong.\n\t [[{{node E}}]]",
+            "Shape of tensor a [3,4] is wrong.",
+        ),
+        ("plain", "plain"),
+        ("", "no reason given"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_the_reason_in_a_graphs_message(message, reason):
+    assert graph_reason(message) == reason

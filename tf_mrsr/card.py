@@ -33,7 +33,7 @@ SPACING_TOLERANCE = 0.1
 KNOWN_CONTRASTS = ("t1", "t2", "pd", "flair", "pdt2", "t2star", "inplanet1", "inplanet2")
 # Where a run keeps what a card tells of the training.
 SPACING_KEY = "high_res_spacing_mm"
-_RECORDED = {"tf_mrsr": "tf_mrsr", "seed": "seed", "steps": "total_steps", "precision": "precision", "scans": "scans"}
+_RECORDED = ("tf_mrsr", "seed", "precision", "scans")
 _CHUNK = 2**20
 
 
@@ -56,7 +56,7 @@ class SpacingRange:
 
 @dataclass(frozen=True)
 class Training:
-    """How it was trained, as its run folder says."""
+    """How it was trained, as its run folder says; ``steps``: those up to these weights, which may be a best epoch's."""
 
     tf_mrsr: str
     seed: int
@@ -113,19 +113,21 @@ class Card:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None) -> Card:
+def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None, steps: int | None = None) -> Card:
     """The card of a model that a recipe describes.
 
     Args:
         recipe: the recipe.
         facts_of_run: what the run's ``run.json`` holds; what it lacks stays unstated.
+        steps: after how many the weights are those of the model; None where that is not known.
 
     Raises:
         RecipeError: if the run's facts are not of the kind that they should be.
     """
     run = facts_of_run or {}
     pair = recipe.contrasts
-    recorded = {name: run[key] for name, key in _RECORDED.items() if key in run}
+    recorded = {name: run[name] for name in _RECORDED if name in run}
+    complete = steps is not None and len(recorded) == len(_RECORDED)
     return Card(
         name=recipe.name,
         recipe=recipe.name,
@@ -135,7 +137,7 @@ def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None) -> 
         axes=recipe.axes,
         contrasts=() if pair is None else (pair.source, pair.target),
         spacing_mm=build(SpacingRange | None, run.get(SPACING_KEY)),
-        training=build(Training, recorded) if len(recorded) == len(_RECORDED) else None,
+        training=build(Training, {**recorded, "steps": steps}) if complete else None,
     )
 
 

@@ -17,6 +17,7 @@ from tf_mrsr.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
+GENERATOR_FOLDER = "generator"
 EXTRA_FOLDER = "assets.extra"
 SAVED_MODEL_FILE = "saved_model.pb"
 
@@ -97,9 +98,15 @@ def read_card(folder: Path) -> Card:
         return cards.read(folder)
     _, facts = read_run(folder)
     try:
-        return cards.of_recipe(chosen, facts)
+        return cards.of_recipe(chosen, facts, _generator_step(folder))
     except RecipeError as error:
         raise ModelError(f"{folder}: {RUN_FILE} is damaged ({error})") from error
+
+
+def _generator_step(run: Path) -> int | None:
+    """The step after which a run's generator was written, the number in its checkpoint's name (ckpt-2500)."""
+    numbers = [path.stem.rpartition("-")[2] for path in (run / GENERATOR_FOLDER).glob("*.index")]
+    return max((int(number) for number in numbers if number.isdigit()), default=None)
 
 
 def read_run(folder: Path) -> tuple[Recipe, dict]:

@@ -25,13 +25,12 @@ from google.protobuf.message import DecodeError
 
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
-from tf_mrsr.model_folder import RECIPE_FILE, RUN_FILE
+from tf_mrsr.model_folder import GENERATOR_FOLDER, RECIPE_FILE, RUN_FILE
 from tf_mrsr.recipe import Recipe
 
 # What reading a damaged checkpoint or SavedModel raises, according to where the damage is.
 DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
 STATE_FOLDER = "state"
-GENERATOR_FOLDER = "generator"
 SAVED_MODEL_FOLDER = "saved_model"
 
 

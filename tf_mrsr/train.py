@@ -133,7 +133,6 @@ def _train(arguments: argparse.Namespace) -> None:
         checkpoint_minutes=arguments.checkpoint_minutes,
     )
     trainer = Trainer(chosen, pairs, validation, settings)
-    facts["total_steps"] = trainer.total_steps
     if not arguments.resume:
         run_folder.create_run(arguments.run, chosen, facts)
     done = trainer.open(arguments.run)

@@ -18,7 +18,7 @@ from tf_mrsr import __version__, card_page, model_folder, networks, run_folder
 from tf_mrsr import card as cards
 from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
-from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError
+from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
 from tf_mrsr.inference import warm_up
 from tf_mrsr.inference.patch_averager import PatchAverager
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -74,7 +74,7 @@ class Model(NamedTuple):
                 tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64), *strides
             )
         except tf.errors.InvalidArgumentError as error:
-            raise VolumeError(f"the volume cannot be used: {_reason(error)}") from error
+            raise VolumeError(f"the volume cannot be used: {graph_reason(error.message)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
             raise VolumeError(f"a volume of {shape} voxels needs more memory than there is; lower --memory") from error
@@ -228,10 +228,3 @@ def _describe(model: Model, folder: Path) -> None:
     warm_up.write(extra / warm_up.FILE, card.name, stride=model.recipe.prediction.stride)
     (folder / card_page.README_FILE).write_text(card_page.to_markdown(card), encoding="utf-8")
     (folder / cards.CARD_FILE).write_text(card.with_files(folder).to_json(), encoding="utf-8")
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    """The line of a graph's error that says why."""
-    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith("assertion failed: ")), lines[-1])
-    return told.removeprefix("assertion failed: ")

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from tf_mrsr.cohort import check_size
-from tf_mrsr.errors import ServerError, VolumeError
+from tf_mrsr.errors import ServerError, VolumeError, graph_reason
 from tf_mrsr.geometry import check_affine
 from tf_mrsr.serving import messages
 from tf_mrsr.volume import Volume
@@ -131,7 +131,7 @@ class RemoteModel:
                 return {name: messages.from_tensor(tensor) for name, tensor in response.outputs.items()}
 
     def _error(self, error: grpc.RpcError) -> Exception:
-        code, details = error.code(), _reason(error.details())
+        code, details = error.code(), graph_reason(error.details() or "")
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             return VolumeError(f"{self._address} refuses it: {details}")
         what = {
@@ -147,10 +147,3 @@ class RemoteModel:
 
 def _serialized(request: Message) -> bytes:
     return request.SerializeToString()
-
-
-def _reason(details: str | None) -> str:
-    """The line of a server's answer that says why, without the trace of its graph around it."""
-    lines = [line.strip() for line in (details or "no reason given").splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith("assertion failed: ")), lines[0])
-    return told.removeprefix("assertion failed: ")[:300]
