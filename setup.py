@@ -31,6 +31,8 @@ setup(
         "nibabel>=5.3,<6",
         "pydicom>=3,<4",
         "pyyaml>=6,<7",
+        "grpcio>=1.60,<2",
+        "protobuf>=5,<8",
         "matplotlib>=3.9,<4",
     ],
     extras_require={

@@ -16,12 +16,13 @@ LAYERS = [
     {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
     {"networks"},
     {"recipe"},
-    {"model_folder"},
+    {"card", "card_page", "model_folder"},
+    {"serving"},
     {"pipeline", "evaluation", "run_folder"},
     {"inference", "conversion"},
     {"report", "training"},
     {"cli"},
-    {"train", "predict", "evaluate", "convert"},
+    {"train", "predict", "evaluate", "convert", "export", "models", "doctor"},
     {"demo"},
     {"__main__"},
 ]
@@ -41,12 +42,19 @@ WITHOUT_TENSORFLOW = [
     "slice_pairs",
     "pickled_arrays",
     "recipe",
+    "card",
+    "card_page",
     "model_folder",
+    "serving.client",
+    "serving.config",
     "evaluation",
     "train",
     "predict",
     "evaluate",
     "convert",
+    "export",
+    "models",
+    "doctor",
     "demo",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -75,7 +83,7 @@ def test_imports_run_downward(name, path):
 
 
 def test_only_the_demo_and_the_dispatcher_import_commands():
-    commands = {"train", "predict", "evaluate", "convert", "demo"}
+    commands = {"train", "predict", "evaluate", "convert", "export", "models", "doctor", "demo"}
     importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
     assert importers == {"demo"}  # the dispatcher imports by name
 

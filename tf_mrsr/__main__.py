@@ -13,6 +13,9 @@ COMMANDS = {
     "predict": "super-resolve scans with a trained model",
     "evaluate": "measure a model and interpolation on scans",
     "convert": "make a model of weights that an original program trained",
+    "export": "write a model as a self-contained SavedModel with its card",
+    "models": "list the trained models that come with tf_mrsr",
+    "doctor": "tell what this machine has, and what is missing",
     "demo": "train shortly and super-resolve a head that comes with nilearn",
 }
 

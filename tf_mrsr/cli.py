@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tf_mrsr import __version__, limits
-from tf_mrsr.errors import MrsrError, OutputError, VolumeWarning
+from tf_mrsr.errors import DeviceError, MrsrError, OutputError, VolumeWarning
 
+MODEL_HELP = "run folder, SavedModel folder, or the name of a model that comes with tf_mrsr (tf-mrsr models lists them)"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -83,6 +84,19 @@ def add_memory_option(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--model", type=path, required=True, help=MODEL_HELP)
+
+
+def add_device_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        default="auto",
+        help="auto (default): a GPU where there is one that TensorFlow can use",
+    )
+
+
 def add_stride_option(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--stride",
@@ -141,8 +155,15 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error
 
 
-def load_tensorflow() -> None:
-    """Imports TensorFlow without the lines that it prints about itself before any log level holds."""
+def load_tensorflow(device: str = "auto") -> None:
+    """Imports TensorFlow without the lines that it prints about itself before any log level holds.
+
+    Args:
+        device: "auto", "cpu" or "gpu". Memory of a GPU is taken as it is needed, not all at once.
+
+    Raises:
+        DeviceError: if "gpu" is asked for and there is none, or TensorFlow runs on something else already.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -151,8 +172,25 @@ def load_tensorflow() -> None:
             os.dup2(sink.fileno(), 2)
             import tensorflow as tf
 
+            _choose_device(device)
             tf.zeros(1)  # the first operation prints as well
             tf.get_logger().setLevel("ERROR")
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _choose_device(device: str) -> None:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "gpu" and not gpus:
+        raise DeviceError("--device gpu: TensorFlow finds no GPU; tf-mrsr doctor says what is missing")
+    try:
+        if device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError as error:  # TensorFlow is running; what it chose then holds
+        if device == "cpu" and tf.config.list_logical_devices("GPU"):
+            raise DeviceError("--device cpu: TensorFlow already runs on a GPU in this process") from error

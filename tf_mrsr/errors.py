@@ -31,3 +31,23 @@ class DataError(MrsrError):
 
 class OutputError(MrsrError):
     """A place that cannot be written, or that holds something already."""
+
+
+class ServerError(MrsrError):
+    """A server that cannot be reached, does not have the model, or answers with something else."""
+
+
+class DeviceError(MrsrError):
+    """A device that is asked for and not there."""
+
+
+# What TensorFlow puts around the line that says why a graph refused its input.
+_AROUND = ("Graph execution error", "Detected at node", "<stack traces", "[[", "WARNING:")
+
+
+def graph_reason(message: str) -> str:
+    """The line of a TensorFlow error's message that says why, shortened if it is long."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(_AROUND)] or lines or ["no reason given"]
+    told = next((line for line in telling if line.startswith("assertion failed: ")), telling[0])
+    return told.removeprefix("assertion failed: ")[:300]

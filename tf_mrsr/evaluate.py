@@ -37,7 +37,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parser("evaluate", "Measure a model and interpolation on high-resolution scans.")
     arguments.epilog = EPILOG
-    arguments.add_argument("--model", type=cli.path, required=True, help="run folder or SavedModel folder")
+    cli.add_model_option(arguments)
     arguments.add_argument(
         "--data",
         nargs="+",
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
+    cli.add_device_option(arguments)
     return cli.run(_evaluate, arguments.parse_args(argv))
 
 
@@ -63,7 +64,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from tf_mrsr import cohort, metrics, model_folder, volume
     from tf_mrsr.evaluation import prepare_case
 
-    scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(arguments.model).contrasts)
+    source = model_folder.resolve(arguments.model)
+    scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(source).contrasts)
     names = [volume.stem(scan.high_res) for scan in scans]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -84,14 +86,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
     cli.check_writable(output.parent)
 
-    cli.load_tensorflow()
+    cli.load_tensorflow(arguments.device)
     from tf_mrsr.evaluation import evaluate_estimate
     from tf_mrsr.inference import models
     from tf_mrsr.progress import Progress
     from tf_mrsr.report import figures
     from tf_mrsr.report.tables import Results
 
-    model = models.load(arguments.model)
+    model = models.load(source)
     protocol = arguments.protocol or model.recipe.evaluation.protocol
     results = Results(_protocol_lines(model.recipe, protocol, arguments.mask, arguments.stride))
     temporary = output.with_name(f".{output.name}.partial")

@@ -1,17 +1,66 @@
-"""What can be read of a model's folder, a run or a SavedModel, without TensorFlow."""
+"""What can be read of a model's folder, a run or a SavedModel, without TensorFlow.
+
+Models that come with the package lie in ``weights/`` (``tf_mrsr._weights`` once installed), one SavedModel each.
+"""
 
 from __future__ import annotations
 
+import difflib
+import json
 from pathlib import Path
 
+from tf_mrsr import card as cards
 from tf_mrsr import recipe
-from tf_mrsr.errors import ModelError
+from tf_mrsr.card import Card
+from tf_mrsr.errors import ModelError, RecipeError
 from tf_mrsr.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
+GENERATOR_FOLDER = "generator"
 EXTRA_FOLDER = "assets.extra"
 SAVED_MODEL_FILE = "saved_model.pb"
+
+
+def weights_directory() -> Path:
+    installed = Path(__file__).parent / "_weights"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in weights_directory().glob(f"*/{SAVED_MODEL_FILE}"))
+
+
+def resolve(model: Path) -> Path:
+    """The folder of a model: a run, a SavedModel, the newest version in a folder of versions, or a shipped name.
+
+    Raises:
+        ModelError: if there is no such folder and no shipped model of that name.
+    """
+    if model.is_dir():
+        newest = max(versions(model), default=None)
+        return model if newest is None or is_saved_model(model) else model / str(newest)
+    if len(model.parts) == 1 and model.name in shipped():
+        return weights_directory() / model.name
+    if model.exists():
+        raise ModelError(f"{model}: is a file; expected a run folder or a SavedModel folder")
+    raise ModelError(f"{model}: no such folder; expected a run folder or a SavedModel folder{_nearest(model.name)}")
+
+
+def _nearest(name: str) -> str:
+    known = shipped()
+    if not known:
+        return ", and no model comes with the package"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f", or the name of a shipped model: did you mean {close[0]!r}?"
+    return f", or one of the shipped models {', '.join(known)}"
+
+
+def versions(folder: Path) -> list[int]:
+    """Numbers of the SavedModels in a folder of versions (models/x2/1, models/x2/2)."""
+    return [int(path.parent.name) for path in folder.glob(f"*/{SAVED_MODEL_FILE}") if path.parent.name.isdigit()]
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -36,3 +85,41 @@ def read_recipe(folder: Path) -> Recipe:
     if not (folder / RUN_FILE).exists():
         raise ModelError(f"{folder}: neither a run folder ({RUN_FILE}) nor a SavedModel ({SAVED_MODEL_FILE})")
     return recipe.load(folder / RECIPE_FILE)
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a run folder or a SavedModel folder; the latter's files are checked against it.
+
+    Raises:
+        ModelError: if it is neither, or a file is missing, damaged or changed.
+    """
+    chosen = read_recipe(folder)
+    if is_saved_model(folder):
+        return cards.read(folder)
+    _, facts = read_run(folder)
+    try:
+        return cards.of_recipe(chosen, facts, _generator_step(folder))
+    except RecipeError as error:
+        raise ModelError(f"{folder}: {RUN_FILE} is damaged ({error})") from error
+
+
+def _generator_step(run: Path) -> int | None:
+    """The step after which a run's generator was written, the number in its checkpoint's name (ckpt-2500)."""
+    numbers = [path.stem.rpartition("-")[2] for path in (run / GENERATOR_FOLDER).glob("*.index")]
+    return max((int(number) for number in numbers if number.isdigit()), default=None)
+
+
+def read_run(folder: Path) -> tuple[Recipe, dict]:
+    """The recipe and facts of a run folder.
+
+    Raises:
+        ModelError: if it is not a run folder.
+    """
+    try:
+        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
+    kinds = {"seed": int, "steps": (int, type(None)), "precision": str, "data": str, "validation_data": str}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
+        raise ModelError(f"{folder}: {RUN_FILE} is damaged; put back the one that the run began with")
+    return recipe.load(folder / RECIPE_FILE), facts

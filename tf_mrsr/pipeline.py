@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mrsr import intensity, patches
+from tf_mrsr.card import spacing_range
 from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.errors import DataError, MrsrError, VolumeError
 from tf_mrsr.limits import DEFAULT_CACHE
@@ -33,7 +34,7 @@ SCANS_PER_GROUP = 16
 
 class Pair(NamedTuple):
     """A scan as training needs it: both volumes (x, y, z) in scan intensities, their windows, and the intensity above
-    which a voxel is taken for tissue (the mean).
+    which a voxel is taken for tissue (the mean); and the high-resolution voxels' spacing in mm.
 
     ``low_res`` and the windows are None where patches are degraded and measured one by one.
     """
@@ -43,6 +44,7 @@ class Pair(NamedTuple):
     low_window: intensity.Window | None
     high_window: intensity.Window | None
     tissue: float
+    spacing_mm: tuple[float, float, float]
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +69,7 @@ class PatchPairs:
         patch_shape: voxels of a high-resolution patch (x, y, z); the recipe's, with whole axes resolved.
         target_window: the mean window of the high-resolution scans where the recipe measures them by themselves, else
             None.
+        spacing_range: smallest and largest voxel spacing of the high-resolution scans, see ``tf_mrsr.card``.
         error: why a batch of ``dataset`` could not be made, once that has happened.
 
     Raises:
@@ -93,7 +96,7 @@ class PatchPairs:
         self._lock = threading.Lock()
         self._scans: list[Scan] = []
         self.error: MrsrError | None = None
-        shapes, windows = [], []
+        shapes, windows, spacings = [], [], []
         for scan in scans:
             try:
                 pair = self._pair(scan)
@@ -106,9 +109,11 @@ class PatchPairs:
             self._scans.append(scan)
             shapes.append(pair.high_res.shape)
             windows.append(pair.high_window)
+            spacings.append(pair.spacing_mm)
             on_scan_read()
         if not self._scans:
             raise DataError("none of the scans can be used for training")
+        self.spacing_range = spacing_range(spacings)
         self.patch_shape = self._whole_axes(shapes)
         self.target_window = None
         if recipe.intensity.target == "own":
@@ -238,14 +243,15 @@ class PatchPairs:
         if by_patch and scan.low_res is not None:
             raise DataError(f"{scan.low_res}: pairs of scans need a recipe with patches.degrade volume")
         if by_patch and self._recipe.intensity.per == "patch":
-            data = read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes).data
-            return Pair(data, None, None, None, float(data.mean()))
+            volume = read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes)
+            return Pair(volume.data, None, None, None, float(volume.data.mean()), volume.spacing_mm)
         high_res, low_res = read_pair(scan, self._degradation, nan=self._nan, axes=self._recipe.axes)
         spec = self._recipe.intensity
         low_window = intensity.measure(spec.kind, low_res.data)
         high_window = intensity.measure(spec.kind, high_res.data) if spec.target == "own" else low_window
         low_data = None if by_patch else low_res.data
-        return Pair(high_res.data, low_data, low_window, high_window, float(high_res.data.mean()))
+        tissue = float(high_res.data.mean())
+        return Pair(high_res.data, low_data, low_window, high_window, tissue, high_res.spacing_mm)
 
     def _check_fits(self, path: Path, shape: Sequence[int]) -> None:
         """A whole axis (0) must hold 4 voxels like any patch, in whole low-resolution voxels."""

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, OutputError, VolumeError
+from tf_mrsr.errors import DataError, OutputError, ServerError, VolumeError
 
 if TYPE_CHECKING:
+    from tf_mrsr.card import Card
     from tf_mrsr.inference.models import Model
-    from tf_mrsr.volume import Volume
+    from tf_mrsr.serving.client import RemoteModel
+    from tf_mrsr.volume import Derivation, Volume
 
 EPILOG = """\
 examples:
@@ -22,6 +24,7 @@ examples:
   tf-mrsr predict dicom/ --list-series
   tf-mrsr predict dicom/ -o derived_series/ --model runs/x2 --series-uid 1.2.3
   tf-mrsr predict dicom/ -o scan_sr.nii.gz --model runs/x2
+  tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --server localhost:8500/x2
 
 Several scans, a folder or a list go to a folder, where each keeps its name (and its place below a folder given).
 A DICOM series becomes a derived DICOM series, a folder of its own, unless a NIfTI name is given.
@@ -35,7 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-o", "--output", type=cli.path, help="NIfTI file for one scan, folder for several or for a DICOM series"
     )
-    arguments.add_argument("--model", type=cli.path, help="run folder or SavedModel folder")
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--model", type=cli.path, help=cli.MODEL_HELP)
+    source.add_argument(
+        "--server", metavar="HOST:PORT/NAME", help="a model that TensorFlow Serving runs, by its gRPC port (8500)"
+    )
+    arguments.add_argument(
+        "--timeout", type=cli.positive, default=600, metavar="SECONDS", help="for --server, of each scan (default 600)"
+    )
+    arguments.add_argument(
+        "--strict", action="store_true", help="refuse scans that the model's card does not cover, instead of a warning"
+    )
     arguments.add_argument("--series-uid", metavar="UID", help="the DICOM series to take, where there are several")
     arguments.add_argument("--list-series", action="store_true", help="list the DICOM series in SCANS and stop")
     arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -46,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_stride_option(arguments)
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
+    cli.add_device_option(arguments)
     given = arguments.parse_args(argv)
     if given.list_series:
         return cli.run(_list_series, given)
-    missing = [name for name, value in (("-o/--output", given.output), ("--model", given.model)) if value is None]
+    wanted = (("-o/--output", given.output), ("--model or --server", given.model or given.server))
+    missing = [name for name, value in wanted if value is None]
     if missing:
         arguments.error(f"the following arguments are required: {', '.join(missing)}")
     return cli.run(_predict, given)
@@ -67,6 +82,7 @@ def _list_series(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr import volume
+    from tf_mrsr.card import mismatches
     from tf_mrsr.cohort import read_scan
     from tf_mrsr.progress import Progress
 
@@ -80,11 +96,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         jobs = [(source, target) for source, target in jobs if not _is_there(target)]
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         read_scan(jobs[0][0], nan=arguments.nan, series_uid=arguments.series_uid)
-    cli.load_tensorflow()
-    from tf_mrsr.inference import models
-
-    model = models.load(arguments.model)
-    derivation = volume.Derivation(model.recipe.name, synthetic=model.recipe.contrasts is not None)
+    card, model = _open_model(arguments)
+    derivation = _derivation(model, arguments)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:
@@ -93,7 +106,12 @@ def _predict(arguments: argparse.Namespace) -> None:
                     cli.warn(
                         f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
                     )
+                unlike = [] if card is None else mismatches(card, scan, source)
+                if unlike and arguments.strict:
+                    raise VolumeError(f"{source}: {unlike[0]}; leave out --strict to predict it all the same")
                 result = _super_resolve(model, source, scan, arguments)
+                for words in unlike:
+                    cli.warn(f"{source}: {words}")
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
@@ -104,7 +122,34 @@ def _predict(arguments: argparse.Namespace) -> None:
             progress.advance(source.name)
 
 
-def _super_resolve(model: Model, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
+def _open_model(arguments: argparse.Namespace) -> tuple[Card | None, Model | RemoteModel]:
+    """The model and, where it is at hand, its card."""
+    if arguments.server is not None:
+        from tf_mrsr.serving import client
+
+        if arguments.strict:
+            raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
+        return None, client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout)
+    from tf_mrsr import model_folder
+
+    folder = model_folder.resolve(arguments.model)
+    card = model_folder.read_card(folder)
+    cli.load_tensorflow(arguments.device)
+    from tf_mrsr.inference import models
+
+    return card, models.load(folder)
+
+
+def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> Derivation:
+    from tf_mrsr.volume import Derivation
+
+    if arguments.server is None:
+        return Derivation(model.recipe.name, synthetic=model.recipe.contrasts is not None)
+    # A server does not tell what its model does, so nothing of the acquisition is passed off as the result's.
+    return Derivation(arguments.server.rpartition("/")[2], synthetic=True)
+
+
+def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
     try:
         return model.super_resolve(scan, arguments.memory, arguments.stride)
     except VolumeError as error:

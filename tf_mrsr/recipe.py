@@ -448,7 +448,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def from_mapping(content: Mapping[str, Any]) -> Recipe:
     """The recipe that a mapping describes; see ``load`` for what is raised."""
-    return _build(Recipe, content, "")
+    return build(Recipe, content)
 
 
 def names() -> list[str]:
@@ -505,30 +505,34 @@ def _override(content: Any, override: str) -> None:
         raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value``, as YAML gives it, as an instance of the annotation ``kind``."""
+def build(kind: Any, value: Any, where: str = "") -> Any:
+    """``value``, as YAML or JSON gives it, as an instance of the annotation ``kind``, strictly.
+
+    Raises:
+        RecipeError: if anything in it is unknown, missing or of another type; ``where`` is its place.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
+        return build(next(a for a in arguments if a is not type(None)), value, where)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     if origin is dict:
         _require(isinstance(value, Mapping), f"{where} must be a mapping, got {value!r}")
-        return {str(k): _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {str(k): build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if origin is tuple:
         _require(isinstance(value, (list, tuple)), f"{where} must be a list, got {value!r}")
         if arguments[-1] is not Ellipsis:
             _require(len(value) == len(arguments), f"{where} must have {len(arguments)} items, got {value!r}")
-        return tuple(_build(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value))
+        return tuple(build(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value))
     return _scalar(kind, value, where)
 
 
 def _build_dataclass(kind: type, value: Any, where: str) -> Any:
-    _require(isinstance(value, Mapping), f"{where or 'a recipe'} must be a mapping, got {value!r}")
+    _require(isinstance(value, Mapping), f"{where or 'a ' + kind.__name__.lower()} must be a mapping, got {value!r}")
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
@@ -537,7 +541,7 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     for name, spec in known.items():
         optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
         _require(optional or name in value, f"{prefix}{name} is missing")
-    return kind(**{key: _build(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
+    return kind(**{key: build(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
 
 
 def _scalar(kind: type, value: Any, where: str) -> Any:

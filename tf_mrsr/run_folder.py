@@ -3,7 +3,7 @@
 A run folder::
 
     recipe.yaml        the recipe as it ran, overrides included
-    run.json           seed, steps, precision, version, hashes that tell the scans
+    run.json           seed, steps, precision, version, hashes that tell the scans, range of their voxel spacings
     state/             TensorFlow checkpoints of everything that going on needs
     generator/         the generator to predict with: the best by validation, or the newest
     saved_model/       that generator with everything around it, written at the end
@@ -23,16 +23,14 @@ import keras
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from tf_mrsr import recipe as recipes
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
-from tf_mrsr.model_folder import RECIPE_FILE, RUN_FILE
+from tf_mrsr.model_folder import GENERATOR_FOLDER, RECIPE_FILE, RUN_FILE
 from tf_mrsr.recipe import Recipe
 
 # What reading a damaged checkpoint or SavedModel raises, according to where the damage is.
 DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
 STATE_FOLDER = "state"
-GENERATOR_FOLDER = "generator"
 SAVED_MODEL_FOLDER = "saved_model"
 
 
@@ -64,22 +62,6 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
 
 def write_facts(folder: Path, facts: dict) -> None:
     write_text(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
-
-
-def read_run(folder: Path) -> tuple[Recipe, dict]:
-    """The recipe and facts of a run folder.
-
-    Raises:
-        ModelError: if it is not a run folder.
-    """
-    try:
-        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
-    kinds = {"seed": int, "steps": (int, type(None)), "precision": str, "data": str, "validation_data": str}
-    if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
-        raise ModelError(f"{folder}: {RUN_FILE} is damaged; put back the one that the run began with")
-    return recipes.load(folder / RECIPE_FILE), facts
 
 
 def generator_manager(folder: Path, generator: keras.Model, stages: tf.Variable) -> tf.train.CheckpointManager:

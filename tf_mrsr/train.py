@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
+    cli.add_device_option(arguments)
     return cli.run(_train, arguments.parse_args(argv))
 
 
@@ -89,15 +90,16 @@ def _train(arguments: argparse.Namespace) -> None:
     held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
     _refuse_overlap(scans, held_out)
 
-    cli.load_tensorflow()
+    cli.load_tensorflow(arguments.device)
     from tf_mrsr import run_folder
+    from tf_mrsr.card import SPACING_KEY
     from tf_mrsr.pipeline import PatchPairs
     from tf_mrsr.progress import Progress
     from tf_mrsr.training.loop import Settings, Trainer
     from tf_mrsr.training.validation import Validation
 
     if arguments.resume:
-        _, facts = run_folder.read_run(arguments.run)
+        _, facts = model_folder.read_run(arguments.run)
     else:
         facts = {
             "tf_mrsr": __version__,
@@ -119,7 +121,7 @@ def _train(arguments: argparse.Namespace) -> None:
     data = {"data": run_folder.fingerprint(pairs.scans), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
         _check_same_data(arguments.run, data, facts)
-    facts |= data | {"target_window": pairs.target_window}
+    facts |= data | {"target_window": pairs.target_window, "scans": len(pairs.scans), SPACING_KEY: pairs.spacing_range}
     validation = None
     if held_out:
         validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)

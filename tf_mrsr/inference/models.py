@@ -8,15 +8,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import model_folder, networks, run_folder
+from tf_mrsr import __version__, card_page, model_folder, networks, run_folder
+from tf_mrsr import card as cards
+from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
-from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError
+from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
+from tf_mrsr.inference import warm_up
 from tf_mrsr.inference.patch_averager import PatchAverager
 from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.intensity import Window
@@ -27,10 +30,13 @@ from tf_mrsr.volume import Volume
 
 
 class Model(NamedTuple):
-    """A trained model: its recipe and the resolver, a ``SuperResolver`` or a SavedModel of one."""
+    """A trained model: its recipe, the resolver, a ``SuperResolver`` or a SavedModel of one, and its card (None for
+    what the recipe alone tells).
+    """
 
     recipe: Recipe
     resolver: SuperResolver
+    card: Card | None = None
 
     @property
     def target_window(self) -> Window | None:
@@ -67,6 +73,8 @@ class Model(NamedTuple):
             result = self.resolver(
                 tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64), *strides
             )
+        except tf.errors.InvalidArgumentError as error:
+            raise VolumeError(f"the volume cannot be used: {graph_reason(error.message)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
             raise VolumeError(f"a volume of {shape} voxels needs more memory than there is; lower --memory") from error
@@ -129,7 +137,7 @@ def resolver_for(
         "target_window": None if target_window is None else Window(*target_window),
     }
     if recipe_.prediction.kind == "patches":
-        return PatchAverager(generator, recipe_.prediction.patch, **arguments)
+        return PatchAverager(generator, recipe_.prediction.patch, recipe_.prediction.stride, **arguments)
     return SuperResolver(generator, **arguments)
 
 
@@ -137,40 +145,70 @@ def load(folder: str | Path) -> Model:
     """Loads a run folder or a SavedModel folder.
 
     Raises:
-        ModelError: if it is neither, or damaged.
+        ModelError: if it is neither, or a file is missing, damaged or changed.
     """
     folder = Path(folder)
-    recipe_ = model_folder.read_recipe(folder)
+    card = model_folder.read_card(folder)
     if not model_folder.is_saved_model(folder):
-        return _of_run(folder)
+        return _of_run(folder, card)
+    return Model(model_folder.read_recipe(folder), _load_saved_model(folder), card)
+
+
+def _load_saved_model(folder: Path) -> Any:
     try:
-        return Model(recipe_, tf.saved_model.load(str(folder)))
+        return tf.saved_model.load(str(folder))
     except run_folder.DAMAGED as error:
         raise ModelError(f"{folder}: the SavedModel is damaged; fetch or export it again") from error
 
 
-def _of_run(folder: Path) -> Model:
-    recipe_, facts = run_folder.read_run(folder)
+def _of_run(folder: Path, card: Card) -> Model:
+    recipe_, facts = model_folder.read_run(folder)
     generator = build_generator(recipe_)
     stages = run_folder.restore_generator(folder, generator)
-    return Model(recipe_, resolver_for(recipe_, up_to_stage(generator, stages), facts.get("target_window")))
+    return Model(recipe_, resolver_for(recipe_, up_to_stage(generator, stages), facts.get("target_window")), card)
+
+
+def rebuild(folder: str | Path) -> Model:
+    """As ``load``, with a resolver built anew from the recipe, as ``save`` needs it.
+
+    Raises:
+        ModelError: as ``load``, or if a SavedModel's weights are not those of its recipe's network.
+    """
+    folder = Path(folder)
+    model = load(folder)
+    if isinstance(model.resolver, SuperResolver):
+        return model
+    window = model.target_window
+    kept = model.resolver.network_variables
+    generator = build_generator(model.recipe)
+    for stages in range(stage_count(generator), 0, -1):
+        resolver = resolver_for(model.recipe, up_to_stage(generator, stages), window)
+        if [v.shape for v in resolver.network_variables] == [v.shape for v in kept]:
+            for variable, value in zip(resolver.network_variables, kept, strict=True):
+                variable.assign(value)
+            return model._replace(resolver=resolver)
+    raise ModelError(f"{folder}: the weights are not those of the network that the recipe describes; export the run")
 
 
 def export_run(folder: Path) -> None:
     """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
-    save(_of_run(folder), folder / run_folder.SAVED_MODEL_FOLDER)
+    save(_of_run(folder, model_folder.read_card(folder)), folder / run_folder.SAVED_MODEL_FOLDER)
 
 
 def save(model: Model, folder: Path) -> None:
-    """Writes a self-contained SavedModel, under a temporary name first."""
+    """Writes a self-contained SavedModel with its card, under a temporary name first.
+
+    The only way out: what training leaves, what ``tf-mrsr export`` writes and what is served are the same folder.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     temporary = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.__call__)
-        extra = temporary / model_folder.EXTRA_FOLDER
-        extra.mkdir()
-        (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
+        tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
+        _describe(model, temporary)
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -179,3 +217,14 @@ def save(model: Model, folder: Path) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe(model: Model, folder: Path) -> None:
+    """Puts beside a SavedModel what tells of it: recipe, warm-up requests, card."""
+    card = replace(model.card or cards.of_recipe(model.recipe), tf_mrsr=__version__)
+    extra = folder / model_folder.EXTRA_FOLDER
+    extra.mkdir()
+    (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
+    warm_up.write(extra / warm_up.FILE, card.name, stride=model.recipe.prediction.stride)
+    (folder / card_page.README_FILE).write_text(card_page.to_markdown(card), encoding="utf-8")
+    (folder / cards.CARD_FILE).write_text(card.with_files(folder).to_json(), encoding="utf-8")

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_mrsr.inference.averaging import average_patches
-from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.inference.super_resolver import AFFINE, MEMORY, VOLUME, SuperResolver
 from tf_mrsr.layers import LargeKernelConv3D
 
 MAX_BATCH = 16
@@ -24,23 +24,17 @@ class PatchAverager(SuperResolver):
     Args:
         generator: functional model that keeps the shape, (batch, x, y, z, 1) -> the same.
         patch: voxels of a patch along each axis.
+        stride: voxels from one patch to the next where a caller does not say.
         arguments: the others of ``SuperResolver``.
     """
 
-    def __init__(self, generator: keras.Model, patch: int, **arguments: Any) -> None:
+    def __init__(self, generator: keras.Model, patch: int, stride: int, **arguments: Any) -> None:
         super().__init__(generator, **arguments)
-        self._patch = patch
+        self._patch, self._stride = patch, stride
         self._patch_bytes = patch**3 * self._trunk_bytes
         self._kernel_bytes = sum(_kernel_bytes(layer, patch) for layer in generator.layers)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec((None, None, None), tf.float32, "volume"),
-            tf.TensorSpec((4, 4), tf.float64, "affine"),
-            tf.TensorSpec((), tf.int64, "memory_bytes"),
-            tf.TensorSpec((), tf.int32, "stride"),
-        ]
-    )
+    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY, tf.TensorSpec((), tf.int32, "stride")])
     def __call__(
         self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor, stride: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -59,6 +53,9 @@ class PatchAverager(SuperResolver):
             )[..., None]
 
         return self._resolve(volume, affine, network)
+
+    def _by_default(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self(volume, affine, memory_bytes, self._stride)
 
 
 def _kernel_bytes(layer: keras.layers.Layer, patch: int) -> int:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from tf_mrsr import intensity
 from tf_mrsr.geometry import THICK_RATIO, GridMap
+from tf_mrsr.inference.input_checks import checked
 from tf_mrsr.inference.tiling import TensorFunction, plan, tile
 from tf_mrsr.networks.structure import POINTWISE, Parts, Reach, assign_folded, fold_batch_norm, reach, split
+
+VOLUME = tf.TensorSpec((None, None, None), tf.float32, "volume")
+# 4 x 4. Stated open, because a server does not hold requests to a shape and the graph then would not check it either.
+AFFINE = tf.TensorSpec((None, None), tf.float64, "affine")
+MEMORY = tf.TensorSpec((), tf.int64, "memory_bytes")
+PATCHES = tf.TensorSpec((None, None, None, None, 1), tf.float32, "patches")
+# A name that ends in _bytes is sent as base64 where the server is asked by REST.
+BYTES = tf.TensorSpec((), tf.string, "volume_bytes")
 
 
 class _Networks:
@@ -23,8 +33,8 @@ class _Networks:
 class SuperResolver(tf.Module):
     """Takes a raw volume and its affine, returns the super-resolved volume and its affine.
 
-    Normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in Python and
-    an exported SavedModel are the same graph. Batch norms are folded into the convolutions.
+    Checks, normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in
+    Python and an exported SavedModel are the same graph. Batch norms are folded into the convolutions.
 
     The low-resolution trunk of the generator is cheap in memory and wide in reach, its tail the opposite. So the
     trunk runs over the whole volume and only the tail by slabs; where the trunk does not fit either, both run by
@@ -68,13 +78,12 @@ class SuperResolver(tf.Module):
         """Takes over the weights of a generator of the same build, which may compute in another precision."""
         assign_folded(generator, self._networks.folded)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec((None, None, None), tf.float32, "volume"),
-            tf.TensorSpec((4, 4), tf.float64, "affine"),
-            tf.TensorSpec((), tf.int64, "memory_bytes"),
-        ]
-    )
+    @property
+    def signatures(self) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+        """What an exported SavedModel can be asked: the whole way, the network alone, the whole way as bytes."""
+        return {"serving_default": self.__call__, "patches": self.resolve_patches, "bytes": self.resolve_bytes}
+
+    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY])
     def __call__(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Super-resolves one volume.
 
@@ -85,11 +94,46 @@ class SuperResolver(tf.Module):
 
         Returns:
             "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
+
+        Raises:
+            tf.errors.InvalidArgumentError: see ``input_checks.checked``.
         """
         return self._resolve(volume, affine, lambda scaled: self._network(scaled, memory_bytes))
 
+    @tf.function(input_signature=[PATCHES])
+    def resolve_patches(self, patches: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The network alone, on a batch that fits into memory.
+
+        Args:
+            patches: float32 (n, x, y, z, 1), in network range, slices last where the network wants them so.
+
+        Returns:
+            "patches", float32 (n, x, y, z, 1) on the finer grid, in network range.
+        """
+        return {"patches": self._networks.folded(patches)}
+
+    @tf.function(input_signature=[BYTES, AFFINE, MEMORY])
+    def resolve_bytes(
+        self, volume_bytes: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """``__call__`` on a serialised TensorProto (see ``tf.io.serialize_tensor``), which travels most cheaply.
+
+        Returns:
+            "volume_bytes", the serialised result, and "affine".
+
+        Raises:
+            tf.errors.InvalidArgumentError: as ``__call__``, or if the bytes are not a float32 tensor of rank 3.
+        """
+        volume = tf.ensure_shape(tf.io.parse_tensor(volume_bytes, tf.float32), VOLUME.shape)
+        result = self._by_default(volume, affine, memory_bytes)
+        return {"volume_bytes": tf.io.serialize_tensor(result["volume"]), "affine": result["affine"]}
+
+    def _by_default(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self(volume, affine, memory_bytes)
+
     def _resolve(self, volume: tf.Tensor, affine: tf.Tensor, network: TensorFunction) -> dict[str, tf.Tensor]:
         """All but the network itself, which takes and gives (x, y, z, 1) in network range."""
+        volume, affine = checked(volume, affine)
         order = slice_order(affine) if self._slices_last else tf.range(3)
         volume = tf.transpose(volume, order)
         centre, width = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))

@@ -1,0 +1,55 @@
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from tf_mrsr import cli, doctor, model_folder
+from tf_mrsr.errors import DeviceError
+
+
+def findings(capsys):
+    return {line[:24].strip(): line[24:] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_the_doctor_tells_what_is_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(model_folder, "weights_directory", lambda: tmp_path)
+    assert doctor.main([]) == 0
+    found = findings(capsys)
+    assert found["numpy"] == importlib.metadata.version("numpy")
+    assert found["TensorFlow"].startswith("2.")
+    assert found["convolution"].startswith("runs, on ")
+    assert found["convolution by XLA"].startswith(("runs, on ", "fails: "))
+    assert str(tmp_path) in found["shipped models"]
+    assert int(found["processor cores"]) >= 1
+    assert "GB" in found["memory"]
+
+
+def test_the_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert doctor.main([]) == 0
+    found = findings(capsys)
+    assert found["nilearn"] == "not installed; for tf-mrsr demo: pip install 'tf-mrsr[demo]'"
+    assert found["TensorFlow"].startswith("missing: pip install tensorflow")
+
+
+def test_one_dnn_switched_off(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert "switched off" in doctor._one_dnn()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    with pytest.raises(DeviceError, match="finds no GPU; tf-mrsr doctor says"):
+        cli.load_tensorflow("gpu")
+
+
+def test_devices_are_chosen_before_tensorflow_runs():
+    """In a fresh process: with cpu no GPU is left, where there is one or not."""
+    code = (
+        "from tf_mrsr import cli; cli.load_tensorflow('cpu')\n"
+        "import tensorflow as tf, sys; sys.exit(len(tf.config.get_visible_devices('GPU')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,298 @@
+"""What is known of a trained model: a card that travels with it, is checked against its files and against scans.
+
+A model's folder holds the card twice, ``card.json`` for programs and ``README.md`` for people. What nobody stated says
+so ("not stated"); nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from tf_mrsr import __version__
+from tf_mrsr.errors import DataError, ModelError, RecipeError
+from tf_mrsr.geometry import THICK_RATIO, slices_last
+from tf_mrsr.recipe import Recipe, build
+from tf_mrsr.volume import Volume, stem
+
+CARD_FILE = "card.json"
+NOT_STATED = "not stated"
+# A spacing this much outside of the training's range is not remarked upon; headers round.
+SPACING_TOLERANCE = 0.1
+# Last parts of file names that name a contrast, to be compared with what a card states; "T1w" and "T1" are the same.
+KNOWN_CONTRASTS = ("t1", "t2", "pd", "flair", "pdt2", "t2star", "inplanet1", "inplanet2")
+# Where a run keeps what a card tells of the training.
+SPACING_KEY = "high_res_spacing_mm"
+_RECORDED = ("tf_mrsr", "seed", "precision", "scans")
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What only the person who exports can state: the training data, its licence, its contrasts ("T1w", "FLAIR")."""
+
+    data: str = NOT_STATED
+    licence: str = NOT_STATED
+    contrasts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpacingRange:
+    """Smallest and largest voxel spacing in mm along the network's axes of the high-resolution training scans."""
+
+    least: tuple[float, float, float]
+    most: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it was trained, as its run folder says; ``steps``: those up to these weights, which may be a best epoch's."""
+
+    tf_mrsr: str
+    seed: int
+    steps: int
+    precision: str
+    scans: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation: lines that say how it was measured, and method -> metric -> statistic -> value."""
+
+    protocol: tuple[str, ...]
+    scans: int
+    summary: dict[str, dict[str, dict[str, float | None]]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model.
+
+    Attributes:
+        name: of the model; where nobody gave one, the recipe's.
+        recipe, paper, changes: which published experiment, and what was changed of it.
+        factors: high-resolution voxels per low-resolution one along the network's axes.
+        axes: "stored" or "slices_last", see ``tf_mrsr.recipe.Recipe``.
+        contrasts: ("T1w", "T2w") for a model from one contrast to another, else empty.
+        facts: what a person stated.
+        spacing_mm: of the training scans, or None.
+        training, measured: or None.
+        tf_mrsr: version that wrote the files.
+        files: path in the model's folder -> sha256, for every file but ``card.json``.
+    """
+
+    name: str
+    recipe: str
+    paper: str
+    changes: tuple[str, ...]
+    factors: tuple[int, int, int]
+    axes: str
+    contrasts: tuple[str, ...] = ()
+    facts: Facts = field(default_factory=Facts)
+    spacing_mm: SpacingRange | None = None
+    training: Training | None = None
+    measured: Measured | None = None
+    tf_mrsr: str = __version__
+    files: dict[str, str] = field(default_factory=dict)
+
+    def with_files(self, folder: Path) -> Card:
+        """The card that vouches for what lies in ``folder`` now."""
+        return dataclasses.replace(self, files={name: sha256(folder / name) for name in _files(folder)})
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None, steps: int | None = None) -> Card:
+    """The card of a model that a recipe describes.
+
+    Args:
+        recipe: the recipe.
+        facts_of_run: what the run's ``run.json`` holds; what it lacks stays unstated.
+        steps: after how many the weights are those of the model; None where that is not known.
+
+    Raises:
+        RecipeError: if the run's facts are not of the kind that they should be.
+    """
+    run = facts_of_run or {}
+    pair = recipe.contrasts
+    recorded = {name: run[name] for name in _RECORDED if name in run}
+    complete = steps is not None and len(recorded) == len(_RECORDED)
+    return Card(
+        name=recipe.name,
+        recipe=recipe.name,
+        paper=recipe.paper,
+        changes=recipe.changes,
+        factors=recipe.training_degradation().factors,
+        axes=recipe.axes,
+        contrasts=() if pair is None else (pair.source, pair.target),
+        spacing_mm=build(SpacingRange | None, run.get(SPACING_KEY)),
+        training=build(Training, {**recorded, "steps": steps}) if complete else None,
+    )
+
+
+def spacing_range(spacings: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """The ``SpacingRange`` of spacings (n, 3) in mm, to a micrometre, as ``run.json`` keeps it."""
+    return {name: np.round(side(spacings, axis=0), 3).tolist() for name, side in (("least", np.min), ("most", np.max))}
+
+
+def read(folder: Path) -> Card:
+    """The card of a model's folder, after its files were checked against it.
+
+    This finds damage and careless change. It is no protection from somebody who rewrites the card as well.
+
+    Raises:
+        ModelError: if there is no card, it is damaged, or a file is missing, changed or not listed.
+    """
+    try:
+        content = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        card = build(Card, content)
+    except OSError as error:
+        raise ModelError(f"{folder}: {CARD_FILE} cannot be read ({error.strerror}); export the model again") from error
+    except (ValueError, RecipeError) as error:
+        raise ModelError(f"{folder}: {CARD_FILE} is damaged ({error}); fetch or export the model again") from error
+    found = set(_files(folder))
+    listed = set(card.files)
+    for names, fault in ((listed - found, "is missing"), (found - listed, f"is not listed in {CARD_FILE}")):
+        if names:
+            raise ModelError(f"{folder}: the file {min(names)} {fault}; fetch or export the model again")
+    for name, expected in card.files.items():
+        if sha256(folder / name) != expected:
+            raise ModelError(
+                f"{folder}: the file {name} is damaged or was changed (its sha256 is not that of {CARD_FILE}); "
+                "fetch or export the model again"
+            )
+    return card
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files but the card, relative, sorted; hidden files (.DS_Store, .gitattributes) do not count."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.as_posix() for path in visible if path.as_posix() != CARD_FILE)
+
+
+def read_facts(path: Path) -> Facts:
+    """The facts of a YAML file with the keys data, licence and contrasts (a list), any of them.
+
+    Raises:
+        DataError: if it cannot be read, or holds anything else.
+    """
+    try:
+        return build(Facts, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecipeError) as error:
+        raise DataError(f"{path}: not a list of facts ({' '.join(str(error).split())})") from error
+
+
+def read_evaluation(results: Path, recipe: Recipe) -> Measured:
+    """What ``tf-mrsr evaluate`` found, from the ``table.json`` of its results folder.
+
+    Raises:
+        DataError: if it is no such folder, or the evaluation was of another recipe.
+    """
+    file = results / "table.json"
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        rows = table["cases"]
+        summary = {m: {k: v for k, v in row.items() if k != "seconds"} for m, row in table["summary"].items()}
+        content = {"protocol": table["protocol"], "scans": len({r["case"] for r in rows}), "summary": summary}
+        measured = build(Measured, content)
+    except OSError as error:
+        raise DataError(
+            f"{results}: not a results folder of an evaluation (table.json: {error.strerror}); give what "
+            "tf-mrsr evaluate -o wrote"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
+        raise DataError(f"{file}: not a table of an evaluation; give the folder that tf-mrsr evaluate wrote") from error
+    evaluated = next((line.removeprefix("recipe: ") for line in measured.protocol if line.startswith("recipe: ")), "")
+    if evaluated.split(",")[0] != recipe.name:
+        raise DataError(
+            f"{file}: an evaluation of {evaluated.split(',')[0] or 'no known recipe'}, but the model is of "
+            f"{recipe.name}; give that model's own evaluation"
+        )
+    return measured
+
+
+class _Axes(NamedTuple):
+    spacing: np.ndarray
+    thick: bool
+
+
+def mismatches(card: Card, scan: Volume, path: Path) -> list[str]:
+    """In words, where a scan is unlike those that the model was trained on; empty if nothing speaks against it.
+
+    Args:
+        card: the model's card; what it does not state is not compared.
+        scan: the low-resolution scan, axes as stored.
+        path: the scan's file; a name that ends in a contrast (_T2w) is compared with the card's.
+    """
+    axes = _network_axes(card, scan)
+    return [*_thickness(card, axes), *_spacing(card, axes), *_contrast(card, path)]
+
+
+def _network_axes(card: Card, scan: Volume) -> _Axes:
+    if card.axes == "slices_last":
+        scan = scan.with_axes(slices_last(scan.affine))
+    spacing = np.array(scan.spacing_mm)
+    return _Axes(spacing, bool(spacing[2] > THICK_RATIO * spacing[:2].max()))
+
+
+def _thickness(card: Card, axes: _Axes) -> list[str]:
+    if card.axes != "slices_last" or axes.thick:
+        return []
+    return [
+        f"the scan's voxels of {millimetres(axes.spacing)} have no thick axis; the model makes {card.factors[2]} thin "
+        "slices out of each thick one"
+    ]
+
+
+def _spacing(card: Card, axes: _Axes) -> list[str]:
+    if card.spacing_mm is None:
+        return []
+    result = axes.spacing / card.factors
+    least, most = np.array(card.spacing_mm.least), np.array(card.spacing_mm.most)
+    if np.all(result > least * (1 - SPACING_TOLERANCE)) and np.all(result < most * (1 + SPACING_TOLERANCE)):
+        return []
+    pairs = zip(least, most, strict=True)
+    ranges = " x ".join(f"{a:.2f}" if math.isclose(a, b) else f"{a:.2f}-{b:.2f}" for a, b in pairs)
+    return [
+        f"the result would have voxels of {millimetres(result)}; the model was trained on scans of {ranges} mm, so "
+        f"expects voxels {'x'.join(map(str, card.factors))} times that"
+    ]
+
+
+def _contrast(card: Card, path: Path) -> list[str]:
+    ending = re.split("[_-]", stem(path))[-1]
+    expected = card.contrasts[:1] or card.facts.contrasts
+    named = _plain(ending)
+    if named not in KNOWN_CONTRASTS or not expected or named in map(_plain, expected):
+        return []
+    return [f"the file's name says {ending}; the model was trained on {', '.join(expected)}"]
+
+
+def _plain(contrast: str) -> str:
+    return contrast.lower().removesuffix("w")
+
+
+def millimetres(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{s:.2f}" for s in spacing) + " mm"

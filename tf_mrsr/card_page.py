@@ -1,0 +1,112 @@
+"""A model's card for people to read: the README.md of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, millimetres
+
+README_FILE = "README.md"
+
+
+def to_markdown(card: Card) -> str:
+    """The card for people to read."""
+    facts = card.facts
+    lines = [
+        f"# {card.name}",
+        "",
+        f"Recipe {card.recipe}{', changed: ' + ', '.join(card.changes) if card.changes else ''}.",
+        f"Method: {card.paper}.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| makes | {what_it_makes(card)} |",
+        f"| training data | {_cell(facts.data)} |",
+        f"| licence | {_cell(facts.licence)} |",
+        f"| contrast | {contrast_words(card)} |",
+        f"| voxels of the training scans | {spacing_words(card)} |",
+        f"| training | {_training_words(card)} |",
+        f"| written by | tf_mrsr {card.tf_mrsr} |",
+        "",
+        "## Measured",
+        "",
+        *_measured_lines(card.measured),
+        "",
+        "## Use",
+        "",
+        "```",
+        "tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --model THIS_FOLDER",
+        "```",
+        "",
+        f"TensorFlow alone runs it as well, and TensorFlow Serving. `{CARD_FILE}` lists the sha256 of every file. A",
+        "network invents detail that is likely, not detail that was measured: not for diagnosis.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def what_it_makes(card: Card) -> str:
+    if card.contrasts:
+        return f"{card.contrasts[1]} out of {card.contrasts[0]}, on the same grid"
+    if card.axes == "slices_last":
+        return f"{card.factors[2]} thin slices out of each thick one"
+    return f"{' x '.join(map(str, card.factors))} voxels out of each one"
+
+
+def contrast_words(card: Card) -> str:
+    return ", ".join(card.facts.contrasts or card.contrasts[:1]) or NOT_STATED
+
+
+def numbers_in_short(card: Card) -> str:
+    """The network's means and those of the best other method, as 31.20 dB, 0.9100 (cubic 30.10 dB, 0.8900)."""
+    summary = {} if card.measured is None else card.measured.summary
+    others = {name: values for name, values in summary.items() if not name.startswith("network")}
+    if "network" not in summary or not others:
+        return "not measured"
+    best = max(others, key=lambda name: others[name].get("psnr", {}).get("mean") or float("-inf"))
+    return f"{_means(summary['network'])} ({best} {_means(others[best])})"
+
+
+def _means(values: Mapping[str, Mapping[str, float | None]]) -> str:
+    return f"{_number(values, 'psnr', 'mean', 2)} dB, {_number(values, 'ssim', 'mean', 4)}"
+
+
+def spacing_words(card: Card) -> str:
+    if card.spacing_mm is None:
+        return NOT_STATED
+    least, most = card.spacing_mm.least, card.spacing_mm.most
+    words = millimetres(least) if least == most else f"{millimetres(least)} to {millimetres(most)}"
+    return words + (" (slices last)" if card.axes == "slices_last" else "")
+
+
+def _training_words(card: Card) -> str:
+    run = card.training
+    if run is None:
+        return NOT_STATED
+    return f"{run.scans} scans, {run.steps} steps, seed {run.seed}, {run.precision}, tf_mrsr {run.tf_mrsr}"
+
+
+def _measured_lines(measured: Measured | None) -> list[str]:
+    if measured is None:
+        return ["Not measured."]
+    rows = []
+    for method, values in measured.summary.items():
+        cells = [f"{_number(values, 'psnr', 'mean', 2)} ({_number(values, 'psnr', 'std', 2)})"]
+        cells += [f"{_number(values, 'ssim', 'mean', 4)} ({_number(values, 'ssim', 'std', 4)})"]
+        rows.append(f"| {method} | {' | '.join(cells)} |")
+    return [
+        *(f"- {line}" for line in measured.protocol),
+        f"- scans: {measured.scans}",
+        "",
+        "| method | PSNR (dB): mean (std) | SSIM: mean (std) |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+
+
+def _number(values: Mapping[str, Mapping[str, float | None]], metric: str, statistic: str, digits: int) -> str:
+    value = values.get(metric, {}).get(statistic)
+    return "infinite" if value is None else f"{value:.{digits}f}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

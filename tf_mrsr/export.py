@@ -1,0 +1,122 @@
+"""``python -m tf_mrsr.export``: a trained model as a folder that TensorFlow alone runs, and TensorFlow Serving."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tf_mrsr import cli
+from tf_mrsr.errors import OutputError
+
+if TYPE_CHECKING:
+    from tf_mrsr.card import Card
+
+EPILOG = """\
+OUTPUT/1/ (or 2, 3, ...) gets a SavedModel with the whole way from a raw volume to the result, warm-up requests, and a
+card: card.json and README.md. What is not stated here the card calls "not stated". Signatures: serving_default (volume,
+affine, memory_bytes), bytes (the same, serialised) and patches (the network alone).
+
+examples:
+  tf-mrsr export --model runs/x2 -o models/x2 --evaluation results/ --licence CC0 --contrast T1w
+  tf-mrsr export --model runs/x2 -o models/x2 --serving-config && docker compose -f models/compose.yaml up -d
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = cli.parser("export", "Write a trained model as a self-contained, versioned SavedModel with its card.")
+    arguments.epilog = EPILOG
+    cli.add_model_option(arguments)
+    arguments.add_argument(
+        "-o", "--output", type=cli.path, required=True, help="the model's folder, as models/x2; versions go below it"
+    )
+    arguments.add_argument(
+        "--card",
+        type=cli.path,
+        metavar="FILE",
+        help="YAML file with data, licence and contrasts, for the options below",
+    )
+    arguments.add_argument("--data-description", metavar="TEXT", help="what the model was trained on")
+    arguments.add_argument("--licence", metavar="TEXT", help="under which the model may be used")
+    arguments.add_argument("--contrast", nargs="+", metavar="NAME", help="contrasts it was trained on, as T1w FLAIR")
+    arguments.add_argument(
+        "--evaluation",
+        type=cli.path,
+        metavar="RESULTS",
+        help="results folder of tf-mrsr evaluate: the card's numbers",
+    )
+    arguments.add_argument(
+        "--serving-config",
+        action="store_true",
+        help="write models.config, batching.config and compose.yaml beside the model's folder, for tensorflow/serving",
+    )
+    return cli.run(_export, arguments.parse_args(argv))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import model_folder
+    from tf_mrsr.serving import config
+
+    source = model_folder.resolve(arguments.model)
+    card = _card(arguments, source)
+    target = _next_version(arguments.output)
+    if arguments.serving_config:
+        config.check(arguments.output.absolute().parent)
+
+    cli.load_tensorflow()
+    from tf_mrsr.inference import models
+
+    model = models.rebuild(source)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target.parent}: cannot be made ({error.strerror})") from error
+    models.save(model._replace(card=card), target)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: exported, {size / 2**20:.1f} MB; predict with --model {target}")
+    if arguments.serving_config:
+        for file in config.write(target.parent.parent):
+            print(f"{file}: written")
+
+
+def _card(arguments: argparse.Namespace, source: Path) -> Card:
+    from tf_mrsr import card as cards
+    from tf_mrsr import model_folder
+
+    card = model_folder.read_card(source)
+    facts = card.facts if arguments.card is None else cards.read_facts(arguments.card)
+    stated = {
+        "data": arguments.data_description,
+        "licence": arguments.licence,
+        "contrasts": None if arguments.contrast is None else tuple(arguments.contrast),
+    }
+    measured = card.measured
+    if arguments.evaluation is not None:
+        measured = cards.read_evaluation(arguments.evaluation, model_folder.read_recipe(source))
+    facts = replace(facts, **{name: value for name, value in stated.items() if value is not None})
+    return replace(card, name=arguments.output.absolute().name, facts=facts, measured=measured)
+
+
+def _next_version(output: Path) -> Path:
+    """The folder of the version after those that are there."""
+    from tf_mrsr import model_folder
+    from tf_mrsr.serving import config
+
+    output = output.absolute()
+    if output.name.isdigit():
+        raise OutputError(f"{output}: versions are numbered here; give the folder above, the model's")
+    config.check_name(output.name)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is a file; give the name of a folder")
+    if any((output / name).exists() for name in (model_folder.SAVED_MODEL_FILE, model_folder.RUN_FILE)):
+        raise OutputError(f"{output}: is itself a run or a SavedModel; give another folder, versions go below it")
+    cli.check_writable(next(p for p in (output, *output.parents) if p.is_dir()))
+    numbers = [int(p.name) for p in output.iterdir() if p.name.isdigit()] if output.exists() else []
+    return output / str(max(numbers, default=0) + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What a graph refuses of its input, so that a server answers INVALID_ARGUMENT with a reason, and never nonsense."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_mrsr.cohort import MIN_VOXELS
+
+_FLATTEST = 1e-6  # as tf_mrsr.geometry.check_affine
+
+
+def checked(volume: tf.Tensor, affine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Volume and affine as they are, once they are found to be usable.
+
+    Args:
+        volume: float32 (x, y, z).
+        affine: float64 of any shape; a server does not hold requests to the shape that a signature states.
+
+    Raises:
+        tf.errors.InvalidArgumentError: in the graph, if the volume is too small or holds NaN or infinite voxels, or the
+            affine is not 4 x 4, not finite, singular, or its last row is not 0 0 0 1. No voxel is in the message.
+    """
+    affine = tf.ensure_shape(affine, (4, 4))
+    with tf.control_dependencies([*_volume_checks(volume), *_affine_checks(affine)]):
+        return tf.identity(volume), tf.identity(affine)
+
+
+def _volume_checks(volume: tf.Tensor) -> list[tf.Operation]:
+    shape = tf.shape(volume)
+    return [
+        tf.debugging.Assert(
+            tf.reduce_all(shape >= MIN_VOXELS),
+            [f"the volume must have {MIN_VOXELS} voxels or more along each axis, it has", shape],
+        ),
+        tf.debugging.Assert(
+            tf.reduce_all(tf.math.is_finite(volume)),
+            ["the volume holds NaN or infinite voxels; set them to a number first"],
+        ),
+    ]
+
+
+def _affine_checks(affine: tf.Tensor) -> list[tf.Operation]:
+    spacing = tf.norm(affine[:3, :3], axis=0)
+    volume_of_voxel = tf.abs(tf.linalg.det(affine[:3, :3]))
+    last_row = tf.constant([0, 0, 0, 1], tf.float64)
+    return [
+        tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(affine)), ["the affine holds NaN or infinite numbers"]),
+        tf.debugging.Assert(
+            tf.reduce_all(tf.abs(affine[3] - last_row) < 1e-8), ["the last row of the affine must be 0 0 0 1"]
+        ),
+        tf.debugging.Assert(
+            tf.logical_and(tf.reduce_all(spacing > 0), volume_of_voxel >= _FLATTEST * tf.reduce_prod(spacing)),
+            ["the affine is singular, so voxels have no volume"],
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Asking TensorFlow Serving: its messages, a client, and the files that start a server."""
