@@ -13,7 +13,8 @@ PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits", "fourier"},
     {"geometry", "volume", "nifti", "dicom", "intensity", "pickled_arrays"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
+    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort"},
+    {"pairs", "matched_series", "slice_pairs"},
     {"networks"},
     {"recipe"},
     {"model_folder"},
@@ -39,6 +40,7 @@ WITHOUT_TENSORFLOW = [
     "cohort",
     "pairs",
     "slice_pairs",
+    "matched_series",
     "pickled_arrays",
     "recipe",
     "model_folder",

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
     )
     arguments.add_argument(
-        "--protocol", help="masked, sanchez2018, li2017 or taloma2020; default: the recipe's; printed with the table"
+        "--protocol",
+        help="masked, sanchez2018, li2017, taloma2020, narcomey2018_model1 or narcomey2018_model2; default: the "
+        "recipe's; printed with the table",
     )
     cli.add_stride_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
@@ -148,6 +150,8 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str, stride: int | None
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
         f"mask: {mask}",
     ]
+    if recipe.contrasts is None and not degradation.changes_grid:
+        return [*lines, "baseline: nearest, the thick slice itself"]
     if recipe.contrasts is None:
         return [
             *lines,

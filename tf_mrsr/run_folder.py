@@ -77,6 +77,7 @@ def read_run(folder: Path) -> tuple[Recipe, dict]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
     kinds = {"seed": int, "steps": (int, type(None)), "precision": str, "data": str, "validation_data": str}
+    kinds |= {"vgg19": (dict, type(None))}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
         raise ModelError(f"{folder}: {RUN_FILE} is damaged; put back the one that the run began with")
     return recipes.load(folder / RECIPE_FILE), facts
@@ -142,6 +143,14 @@ def fingerprint(scans: Sequence[Scan]) -> str:
     """A hash of names and sizes of scans, which tells whether a run goes on with the data that it began with."""
     lines = [" ".join(f"{path.name} {_size(path)}" for path in scan if path is not None) for scan in scans]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -90,7 +90,7 @@ class SuperResolver(tf.Module):
 
     def _resolve(self, volume: tf.Tensor, affine: tf.Tensor, network: TensorFunction) -> dict[str, tf.Tensor]:
         """All but the network itself, which takes and gives (x, y, z, 1) in network range."""
-        order = slice_order(affine) if self._slices_last else tf.range(3)
+        order = self._order(affine)
         volume = tf.transpose(volume, order)
         centre, width = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
         window = intensity.Window(centre, tf.where(width == 0, tf.ones_like(width), width))  # as intensity.measure
@@ -105,6 +105,10 @@ class SuperResolver(tf.Module):
             "volume": tf.transpose(result, tf.math.invert_permutation(order)),
             "affine": tf.gather(fine, tf.math.invert_permutation(columns), axis=1),
         }
+
+    def _order(self, affine: tf.Tensor) -> tf.Tensor:
+        """Array axes in the order in which the network takes them; int32 (3,)."""
+        return slice_order(affine) if self._slices_last else tf.range(3)
 
     def _network(self, volume: tf.Tensor, memory_bytes: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(volume)[:3]
@@ -152,7 +156,7 @@ def _unbatched(network: keras.Model) -> TensorFunction:
     return lambda slab: network(slab[None])[0]
 
 
-def slice_order(affine: tf.Tensor) -> tf.Tensor:
+def slice_order(affine: tf.Tensor, *, keep_in_plane: bool = False) -> tf.Tensor:
     """``tf_mrsr.geometry.slices_last`` inside a graph: int32 (3,) of an affine (4, 4)."""
     spacing = tf.norm(affine[:3, :3], axis=0)
     directions = tf.abs(affine[:3, :3] / spacing)
@@ -160,8 +164,9 @@ def slice_order(affine: tf.Tensor) -> tf.Tensor:
     decides = tf.where(ascending[2] > THICK_RATIO * ascending[1], spacing, directions[2])
     slice_axis = tf.argmax(decides, output_type=tf.int32)
     in_plane = tf.boolean_mask(tf.range(3), tf.range(3) != slice_axis)
-    turned = directions[0, in_plane[1]] > directions[0, in_plane[0]]
-    in_plane = tf.where(turned, in_plane[::-1], in_plane)
+    if not keep_in_plane:
+        turned = directions[0, in_plane[1]] > directions[0, in_plane[0]]
+        in_plane = tf.where(turned, in_plane[::-1], in_plane)
     return tf.concat([in_plane, [slice_axis]], axis=0)
 
 
