@@ -22,7 +22,7 @@ LAYERS = [
     {"inference", "conversion"},
     {"report", "training"},
     {"cli"},
-    {"train", "predict", "evaluate", "convert"},
+    {"prepare", "train", "predict", "evaluate", "convert"},
     {"demo"},
     {"__main__"},
 ]
@@ -45,6 +45,7 @@ WITHOUT_TENSORFLOW = [
     "recipe",
     "model_folder",
     "evaluation",
+    "prepare",
     "train",
     "predict",
     "evaluate",
@@ -77,7 +78,7 @@ def test_imports_run_downward(name, path):
 
 
 def test_only_the_demo_and_the_dispatcher_import_commands():
-    commands = {"train", "predict", "evaluate", "convert", "demo"}
+    commands = {"prepare", "train", "predict", "evaluate", "convert", "demo"}
     importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
     assert importers == {"demo"}  # the dispatcher imports by name
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tf_mrsr.errors import DataError, OutputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from tf_mrsr.cohort import Scan
     from tf_mrsr.evaluation import Case
     from tf_mrsr.inference.models import Model
     from tf_mrsr.recipe import Recipe
@@ -62,14 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import cohort, metrics, model_folder, volume
+    from tf_mrsr import cohort, metrics, model_folder
     from tf_mrsr.evaluation import prepare_case
 
     scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(arguments.model).contrasts)
-    names = [volume.stem(scan.high_res) for scan in scans]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    names = _names(scans)
     if arguments.protocol is not None and arguments.protocol not in metrics.PROTOCOLS:
         raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
     if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
@@ -102,8 +101,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         (temporary / "figures").mkdir(parents=True)
         model.warm_up()
         with Progress("evaluating", len(scans)) as progress:
-            for scan in scans:
+            for scan, name in zip(scans, names, strict=True):
                 case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
+                case = replace(case, name=name)
                 shown, last = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
                 for method, estimate in _estimates(case, model, protocol, arguments):
@@ -125,6 +125,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(results.to_markdown())
+
+
+def _names(scans: Sequence[Scan]) -> list[str]:
+    """The scans' names; with their folders' where names recur, as where every patient has a folder."""
+    from tf_mrsr.volume import stem
+
+    names = [stem(scan.high_res) for scan in scans]
+    if len(set(names)) < len(names):
+        names = [f"{scan.high_res.resolve().parent.name}_{name}" for scan, name in zip(scans, names, strict=True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    return names
 
 
 def _estimates(

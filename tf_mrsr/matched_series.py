@@ -28,23 +28,27 @@ class MatchedSeries(NamedTuple):
 
     Attributes:
         thick: the slices, (x, y, pair), that have a partner.
-        first: which slice of the thick series they begin with.
         thin: the thin series, (x, y, z).
         pairs: for every slice of ``thick`` its thin slice and their distance.
+        thick_numbers, thin_numbers: of both slices of every pair, (pair,), from 1, in the order of their own series.
     """
 
     thick: Volume
-    first: int
     thin: Volume
     pairs: SlicePairs
+    thick_numbers: np.ndarray
+    thin_numbers: np.ndarray
 
 
 def read_matched(scan: Scan, degradation: MatchedSlices, *, nan: str) -> tuple[Volume, Volume]:
     """The thin slices that belong to the thick ones, with their neighbours for a factor of 3, and the thick ones.
 
-    Where there is only a thin series, the thick slices are means of its slices. The thin slices are put where the thick
-    ones say that they are: in their place, or as the three slices of one thick spacing. The triple of a thin series'
-    first or last slice is shifted inwards, as the paper has it, so it is a thin slice off.
+    Where there is only a thin series, the thick slices are means of its slices: those along the last axis of a DICOM
+    series, and in a NIfTI file along the axis with the largest spacing.
+
+    The thin slices are put where the thick ones say that they are: in their place, or as the three slices of one thick
+    spacing. The triple of a thin series' first or last slice is shifted inwards, as the paper has it, so it is a thin
+    slice off.
 
     Args:
         scan: the files.
@@ -61,7 +65,9 @@ def read_matched(scan: Scan, degradation: MatchedSlices, *, nan: str) -> tuple[V
     if scan.low_res is None:
         series = _simulate(scan.high_res, degradation, nan=nan)
     else:
-        series = match(scan, degradation.max_distance, nan=nan)
+        series = match(
+            scan, read_scan(scan.low_res, nan=nan), read_scan(scan.high_res, nan=nan), degradation.max_distance
+        )
     if not degradation.changes_grid:
         return replace(series.thick, data=series.thin.data[..., series.pairs.high_res]), series.thick
     _check_spacing(scan, series)
@@ -70,25 +76,23 @@ def read_matched(scan: Scan, degradation: MatchedSlices, *, nan: str) -> tuple[V
     return series.thick.resampled(data, degradation.network_grid_map()), series.thick
 
 
-def match(scan: Scan, max_distance: float = np.inf, *, nan: str = "refuse") -> MatchedSeries:
+def match(scan: Scan, thick: Volume, thin: Volume, max_distance: float) -> MatchedSeries:
     """Finds for every thick slice the thin one that is nearest, each thin slice once.
 
     As ``slice_pairs.match_slices``, after what that asks for: both series run in the same direction, thick slices that
     the thin series does not cover are left out, and so are thin slices far in front of the first thick one.
 
     Args:
-        scan: the files, ``low_res`` the thick series.
+        scan: the files, for messages.
+        thick, thin: the two series, axes as stored.
         max_distance: in thick spacings.
-        nan: see ``tf_mrsr.volume.read_volume``.
 
     Raises:
-        VolumeError: if a file cannot be used.
         DataError: if the slices of both do not have the same size, place and direction, the series do not overlap, or a
             thin slice lies farther than ``max_distance``.
     """
-    thick, thin = read_scan(scan.low_res, nan=nan), read_scan(scan.high_res, nan=nan)
     thick = thick.with_axes(slices_last(thick.affine, keep_in_plane=True))
-    thin = _on_axes_of(thick, thin, scan)
+    thin, backwards = _on_axes_of(thick, thin, scan)
     _check_in_plane(thick, thin, scan)
     # Where thick slices lie among thin ones, by index.
     step, start = (np.linalg.inv(thin.affine) @ thick.affine)[2, 2:]
@@ -96,20 +100,18 @@ def match(scan: Scan, max_distance: float = np.inf, *, nan: str = "refuse") -> M
     covered = np.flatnonzero((places >= -0.5) & (places <= thin.shape[2] - 0.5))
     if len(covered) == 0:
         raise DataError(f"{scan.low_res} and {scan.high_res} have no slices in the same place; register them first")
-    first = int(covered[0])
-    thick = _slices(thick, first, len(covered))
-    skipped = max(0, int(np.ceil(places[first] - step)))
+    thick = _slices(thick, covered[0], len(covered))
+    skipped = max(0, int(np.ceil(places[covered[0]] - step)))
     window = max(WINDOW, 2 * int(np.ceil(step)))
-    pairs = match_slices(_positions(thick), _positions(thin)[skipped:], window)
+    try:
+        pairs = match_slices(_positions(thick), _positions(thin)[skipped:], window)
+    except DataError as error:
+        raise DataError(f"{scan.low_res} and {scan.high_res}: {error}") from error
     pairs = pairs._replace(high_res=pairs.high_res + skipped)
-    farthest, spacing = int(np.argmax(pairs.distances_mm)), thick.spacing_mm[2]
-    if pairs.distances_mm[farthest] > max_distance * spacing:
-        raise DataError(
-            f"{scan.low_res}: slice {first + farthest + 1} lies {pairs.distances_mm[farthest]:.2f} mm from slice "
-            f"{pairs.high_res[farthest] + 1} of {scan.high_res}, its nearest; more than {max_distance:g} of the "
-            f"distance of {spacing:.2f} mm between thick slices. Leave the pair out, or allow more (max_distance)"
-        )
-    return MatchedSeries(thick, first, thin, pairs)
+    thin_numbers = thin.shape[2] - pairs.high_res if backwards else pairs.high_res + 1
+    series = MatchedSeries(thick, thin, pairs, covered + 1, thin_numbers)
+    _check_distances(scan, series, max_distance)
+    return series
 
 
 def _simulate(path: Path, degradation: MatchedSlices, *, nan: str) -> MatchedSeries:
@@ -130,7 +132,8 @@ def _simulate(path: Path, degradation: MatchedSlices, *, nan: str) -> MatchedSer
             "slices; raise degradation.simulated_thickness"
         )
     matched = thickness * np.arange(count) + thickness // 2
-    return MatchedSeries(thick, 0, thin, SlicePairs(np.arange(count), matched, np.zeros(count)))
+    pairs = SlicePairs(np.arange(count), matched, np.zeros(count))
+    return MatchedSeries(thick, thin, pairs, pairs.low_res + 1, pairs.high_res + 1)
 
 
 def _slices(volume: Volume, first: int, count: int) -> Volume:
@@ -144,8 +147,10 @@ def _positions(volume: Volume) -> np.ndarray:
     return volume.affine[:3, 3] + np.arange(volume.shape[2])[:, None] * volume.affine[:3, 2]
 
 
-def _on_axes_of(thick: Volume, thin: Volume, scan: Scan) -> Volume:
-    """The thin series with its array axes turned and flipped to run as those of the thick one."""
+def _on_axes_of(thick: Volume, thin: Volume, scan: Scan) -> tuple[Volume, bool]:
+    """The thin series with its array axes turned and flipped to run as those of the thick one, and whether its slices
+    run backwards then.
+    """
     cosines = (thick.affine[:3, :3] / thick.spacing_mm).T @ (thin.affine[:3, :3] / thin.spacing_mm)
     order = np.abs(cosines).argmax(axis=1)
     if np.abs(cosines).max(axis=1).min() < _SAME_DIRECTION:
@@ -153,13 +158,13 @@ def _on_axes_of(thick: Volume, thin: Volume, scan: Scan) -> Volume:
             f"{scan.low_res} and {scan.high_res} do not have parallel slices; slices can be matched only between "
             "series of one orientation, so leave the pair out or resample one of them"
         )
-    thin = thin.with_axes(order)
-    for axis in np.flatnonzero(cosines[range(3), order] < 0):
+    thin, flips = thin.with_axes(order), cosines[range(3), order] < 0
+    for axis in np.flatnonzero(flips):
         affine = thin.affine.copy()
         affine[:, 3] += (thin.shape[axis] - 1) * affine[:, axis]
         affine[:, axis] *= -1
         thin = replace(thin, data=np.flip(thin.data, axis), affine=affine)
-    return thin
+    return thin, bool(flips[2])
 
 
 def _check_in_plane(thick: Volume, thin: Volume, scan: Scan) -> None:
@@ -172,6 +177,17 @@ def _check_in_plane(thick: Volume, thin: Volume, scan: Scan) -> None:
         raise DataError(
             f"{scan.low_res} and {scan.high_res} have slices of {sizes} pixels, up to {moved:.2f} pixels apart within "
             "the slice; expected the same pixels in both. Resample the slices of one onto those of the other first"
+        )
+
+
+def _check_distances(scan: Scan, series: MatchedSeries, max_distance: float) -> None:
+    distances, spacing = series.pairs.distances_mm, series.thick.spacing_mm[2]
+    farthest = int(np.argmax(distances))
+    if distances[farthest] > max_distance * spacing:
+        raise DataError(
+            f"{scan.low_res}: slice {series.thick_numbers[farthest]} lies {distances[farthest]:.2f} mm from slice "
+            f"{series.thin_numbers[farthest]} of {scan.high_res}, its nearest; more than {max_distance:g} of the "
+            f"{spacing:.2f} mm between thick slices. Leave the pair out, or allow more (max_distance)"
         )
 
 
