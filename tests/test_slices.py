@@ -11,7 +11,7 @@ import pytest
 
 from tests import dicom_series, scans
 from tests.networks.test_vgg19 import formula_weights, write_npy
-from tf_mrsr import recipe
+from tf_mrsr import evaluate, recipe
 from tf_mrsr.__main__ import main
 from tf_mrsr.cohort import Scan, find_pairs, read_scan
 from tf_mrsr.degradation import MatchedSlices
@@ -348,3 +348,11 @@ def test_prepare_and_prediction_of_dicom(model1, tmp_path):
     derived = read_volume(tmp_path / "derived")
     np.testing.assert_allclose(derived.affine, thick_affine, atol=1e-3)
     assert derived.shape == (24, 20, 8)
+
+
+def test_names_that_recur_among_patients_get_their_folders(tmp_path):
+    pairs = [Scan(tmp_path / person / "thin.nii") for person in ("a", "b")]
+    assert evaluate._names(pairs) == ["a_thin", "b_thin"]
+    assert evaluate._names(pairs[:1]) == ["thin"]
+    with pytest.raises(DataError, match="two scans are named a_thin"):
+        evaluate._names([pairs[0], pairs[0]])

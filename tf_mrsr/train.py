@@ -162,8 +162,11 @@ def _set_steps(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> No
 
 
 def _vgg19(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> Path | None:
-    """The file with VGG19's weights, kept in ``facts`` so that the run goes on with the same."""
+    """The file of VGG19's weights, read once to refuse it early, and kept in ``facts`` so that the run goes on
+    with the same.
+    """
     from tf_mrsr import run_folder
+    from tf_mrsr.networks import vgg19
 
     if not recipe.needs_vgg19:
         if arguments.vgg19 is not None:
@@ -171,8 +174,7 @@ def _vgg19(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> Path |
         return None
     recorded = facts.get("vgg19")
     path = arguments.vgg19 or (Path(recorded["path"]) if recorded else None)
-    if path is None or not path.is_file():
-        return path  # reading it says where the file comes from
+    vgg19.read_weights(path)
     facts["vgg19"] = {"path": str(path.resolve()), "sha256": run_folder.sha256(path)}
     if recorded and recorded["sha256"] != facts["vgg19"]["sha256"]:
         raise DataError(f"{path}: not the weights of VGG19 that the run began with; give the same file (--vgg19)")
