@@ -33,7 +33,6 @@ REFUSED = {
         "no program to convert from for li2017",
     ),
     "unknown recipe": (["checkpoint", "-o", "out", "--recipe", "sanchez"], "unknown recipe"),
-    "slices as a model": (["checkpoint", "-o", "out", *OF_SLICES], "write to NAME.weights.h5"),
     "exists": (["checkpoint", "-o", "empty", *OF_VOLUMES], "exists already"),
     "not a model": (
         ["checkpoint", "-o", "empty", *OF_VOLUMES, "--overwrite"],

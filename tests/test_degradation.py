@@ -128,7 +128,7 @@ def _coordinate(shape, affine, world_axis):
 @pytest.mark.parametrize("factors", ["without effect", (0, 2, 2), (2, 2), (2.5, 2, 2)])
 def test_factors_that_are_none(kind, factors):
     if factors == "without effect":
-        factors = (1, 1, 1) if KINDS[kind].changes_grid else (1, 1, 2)
+        factors = (1, 1, 2) if kind in ("other_contrast", "matched_slices") else (1, 1, 1)
     with pytest.raises(RecipeError, match="factors"):
         KINDS[kind](factors)
 

@@ -13,7 +13,8 @@ PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits", "fourier"},
     {"geometry", "volume", "nifti", "dicom", "intensity", "pickled_arrays"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort", "pairs", "slice_pairs"},
+    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort"},
+    {"pairs", "matched_series", "slice_pairs"},
     {"networks"},
     {"recipe"},
     {"card", "card_page", "model_folder"},
@@ -22,7 +23,7 @@ LAYERS = [
     {"inference", "conversion"},
     {"report", "training"},
     {"cli"},
-    {"train", "predict", "evaluate", "convert", "export", "models", "doctor"},
+    {"prepare", "train", "predict", "evaluate", "convert", "export", "models", "doctor"},
     {"demo"},
     {"__main__"},
 ]
@@ -40,6 +41,7 @@ WITHOUT_TENSORFLOW = [
     "cohort",
     "pairs",
     "slice_pairs",
+    "matched_series",
     "pickled_arrays",
     "recipe",
     "card",
@@ -48,6 +50,7 @@ WITHOUT_TENSORFLOW = [
     "serving.client",
     "serving.config",
     "evaluation",
+    "prepare",
     "train",
     "predict",
     "evaluate",
@@ -83,7 +86,7 @@ def test_imports_run_downward(name, path):
 
 
 def test_only_the_demo_and_the_dispatcher_import_commands():
-    commands = {"train", "predict", "evaluate", "convert", "export", "models", "doctor", "demo"}
+    commands = {"prepare", "train", "predict", "evaluate", "convert", "export", "models", "doctor", "demo"}
     importers = {name for name, path in _modules() if commands & (set(_imports(path)) - {name})}
     assert importers == {"demo"}  # the dispatcher imports by name
 

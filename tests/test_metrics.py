@@ -135,3 +135,18 @@ def test_cubic_spline_reproduces_a_cubic_polynomial():
     fine = np.arange(80) / 2
     expected = 0.001 * fine**3 - 0.05 * fine**2 + fine
     np.testing.assert_allclose(doubled[0, 0, 20:60], expected[20:60], atol=1e-3)
+
+
+def test_slices_are_measured_one_by_one():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(10, 500, (12, 9, 4)).astype(np.float32)
+    estimate = truth + rng.normal(0, 20, truth.shape).astype(np.float32)
+    data_range, nowhere = float(np.ptp(truth)), np.zeros(truth.shape, bool)
+    scores = {n: metrics.PROTOCOLS[f"narcomey2018_model{n}"].compare(truth, estimate, nowhere) for n in (1, 2)}
+    of_slices = [structural_similarity(truth[..., i], estimate[..., i], data_range=data_range) for i in range(4)]
+    error = np.square(truth.astype(np.float64) - estimate).mean()
+    assert scores[1]["ssim"] == scores[2]["ssim"] == pytest.approx(np.mean(of_slices), rel=1e-5)
+    assert (scores[1]["mse"], scores[2]["mse"]) == pytest.approx((12 * error, error), rel=1e-6)
+    assert scores[1]["psnr"] == pytest.approx(10 * np.log10(data_range**2 / error), rel=1e-6)
+    with pytest.raises(DataError, match=r"7 pixels or more along both axes of a slice, got \(6, 9\)"):
+        metrics.PROTOCOLS["narcomey2018_model1"].compare(truth[:6], estimate[:6], nowhere[:6])

@@ -22,6 +22,10 @@ def test_every_recipe_loads_builds_and_survives_yaml(name):
     assert recipe.from_mapping(yaml.safe_load(loaded.to_yaml())) == loaded
     factors = loaded.training_degradation().factors
     generator = models.build_generator(loaded)  # raises if it does not enlarge by the factors
+    assert loaded.departures
+    if loaded.training_degradation().by_slice:
+        assert generator.compute_output_shape((None, 8, 9, 1)) == (None, 8, 9, factors[2])
+        return
     assert generator.compute_output_shape((None, 8, 9, 10, 1)) == (
         None,
         8 * factors[0],
@@ -29,7 +33,6 @@ def test_every_recipe_loads_builds_and_survives_yaml(name):
         10 * factors[2],
         1,
     )
-    assert loaded.departures
 
 
 def test_the_papers_numbers():
@@ -80,6 +83,28 @@ def test_the_three_upsamplings_differ_in_nothing_else():
                 content["network"]["generator"].pop("output_activation", None)
                 contents.append(content)
             assert contents[0] == contents[1] == contents[2]
+
+
+def test_narcomey2018():
+    """Sections 4 and 5 and the program's losses, written out."""
+    for model, channels, epochs in ((1, 1, (1, 5)), (2, 3, (5, 20))):
+        paper, program = (recipe.load(f"narcomey2018_srgan_model{model}{suffix}") for suffix in ("", "_code"))
+        for loaded in (paper, program):
+            first, second = loaded.stages
+            assert loaded.training_degradation().factors == (1, 1, channels)
+            assert loaded.batch_size == 1
+            assert (first.epochs, second.epochs) == epochs
+            assert first.generator.optimizer == second.generator.optimizer.__class__(1e-4)
+            assert second.generator.optimizer.drop_halfway == second.discriminator.optimizer.drop_halfway == 0.1
+            assert second.generator.adversarial.weight == 1e-3
+        assert {t.loss: t.weight for t in paper.stages[1].generator.content} == {"vgg19_features": 1}
+        assert {t.loss: t.weight for t in program.stages[1].generator.content} == {
+            "mean_squared_error": 1,
+            "vgg19_features": 2e-6,
+        }
+        assert program.intensity.kind == "raw"
+        assert paper.reported["network"]["mse"] == {1: 4.73e7, 2: 3.46e5}[model]
+    assert not recipe.load("narcomey2018_srresnet_model1").needs_vgg19
 
 
 def test_set_changes_one_value():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tf_mrsr import __version__
 
 COMMANDS = {
+    "prepare": "list pairs of a thick and a thin series and their slices",
     "train": "train a recipe's networks on scans",
     "predict": "super-resolve scans with a trained model",
     "evaluate": "measure a model and interpolation on scans",

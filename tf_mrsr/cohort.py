@@ -164,11 +164,12 @@ def _is_scan(path: Path) -> bool:
     return files.is_dicom(path)
 
 
-def check_size(volume: Volume) -> None:
-    """Raises a VolumeError if an axis is too short for a network to see anything."""
-    if min(volume.shape) < MIN_VOXELS:
-        shape = "x".join(map(str, volume.shape))
-        raise VolumeError(f"the volume has {shape} voxels; the network needs {MIN_VOXELS} or more along each axis")
+def check_size(volume: Volume, *, by_slice: bool = False) -> None:
+    """Raises a VolumeError if an axis, ``by_slice`` one within the slices, is too short for a network."""
+    axes = slices_last(volume.affine)[:2] if by_slice else range(3)
+    if min(volume.shape[axis] for axis in axes) < MIN_VOXELS:
+        shape, where = "x".join(map(str, volume.shape)), "both axes of a slice" if by_slice else "each axis"
+        raise VolumeError(f"the volume has {shape} voxels; the network needs {MIN_VOXELS} or more along {where}")
 
 
 def _read_list(path: Path) -> list[Scan]:

@@ -15,19 +15,17 @@ from tf_mrsr.errors import ModelError, OutputError, RecipeError
 if TYPE_CHECKING:
     import keras
 
-    from tf_mrsr.recipe import Recipe
-
 EPILOG = """\
 examples:
   tf-mrsr convert checkpoints/model-0 -o models/x4 --recipe sanchez2018_srgan3d_x4_subpixel_code
   tf-mrsr convert checkpoints/ -o x4.weights.h5 --recipe sanchez2018_srgan3d_x4_subpixel_code
+  tf-mrsr convert g_srgan.npz -o models/model1 --recipe narcomey2018_srgan_model1_code
 
-The first makes a folder that predict and evaluate take as --model; the second the generator's weights for Keras, to be
-loaded into tf_mrsr.networks. A recipe with '_code' has the network as the program has it.
+The first and last make a folder that predict and evaluate take as --model; the second makes the generator's weights for
+Keras, to be loaded into tf_mrsr.networks. A recipe with '_code' has the network as the program has it.
 """
 WEIGHTS_SUFFIX = ".weights.h5"
 PROGRAMS = ("narcomey2018", "sanchez2018")  # modules of tf_mrsr.conversion
-_OF_SLICES = ("narcomey2018",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,10 +62,6 @@ def _convert(arguments: argparse.Namespace) -> None:
             f"{chosen.name}: there is no program to convert from for {network}, only {', '.join(PROGRAMS)}"
         )
     weights_only = output.name.endswith(WEIGHTS_SUFFIX)
-    if network in _OF_SLICES and not weights_only:
-        raise OutputError(
-            f"{output}: {network} works on slices and becomes Keras weights; write to NAME{WEIGHTS_SUFFIX}"
-        )
     _check_source(arguments.source)
     _check_output(output, weights_only, arguments.overwrite)
     if f"{chosen.name}_code" in recipe.names():
@@ -77,7 +71,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from tf_mrsr.conversion import narcomey2018, sanchez2018
     from tf_mrsr.inference import models
 
-    generator = _generator(chosen)
+    generator = models.build_generator(chosen)
     {"narcomey2018": narcomey2018, "sanchez2018": sanchez2018}[network].load(generator, arguments.source)
     if weights_only:
         _save_weights(generator, output)
@@ -103,15 +97,6 @@ def _check_output(output: Path, weights_only: bool, overwrite: bool) -> None:
     if not parent.is_dir():
         raise OutputError(f"{parent}: does not exist; make it first")
     cli.check_writable(parent)
-
-
-def _generator(recipe: Recipe) -> keras.Model:
-    from tf_mrsr import networks
-    from tf_mrsr.inference import models
-
-    if recipe.network.name in _OF_SLICES:
-        return networks.build(recipe.network.name, "generator", recipe.network.generator)
-    return models.build_generator(recipe)
 
 
 def _save_weights(generator: keras.Model, output: Path) -> None:

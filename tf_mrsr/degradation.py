@@ -84,6 +84,7 @@ class Degradation(ABC):
     # Blurs of the isotropic kinds act along an axis even where its factor is 1.
     _acts_on_every_axis = False
     changes_grid = True
+    by_slice = False  # for networks of slices; the slice axis is the last
 
 
 def _apply(operator: np.ndarray, data: np.ndarray, axis: int) -> np.ndarray:
@@ -282,8 +283,53 @@ class OtherContrast(Degradation):
         return "source and target lie voxel on voxel"
 
 
+@dataclass(frozen=True)
+class MatchedSlices(BlockAverage):
+    """Every thick slice and the thin one nearest to it, in real pairs of series (narcomey2018); see
+    ``tf_mrsr.matched_series``.
+
+    With a factor of 1 the thin slice is estimated in the place of the thick one; with 3 its two neighbours as well,
+    which are the three slices of a block that the thick one averages.
+
+    Attributes:
+        max_distance: how far a thin slice may lie from its thick one, in thick spacings.
+        simulated_thickness: for a single thin scan, of how many slices a thick one is the mean; the middle one is its
+            match.
+    """
+
+    max_distance: float = 0.5
+    simulated_thickness: int = 3
+    by_slice = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factors not in ((1, 1, 1), (1, 1, 3)):
+            raise RecipeError(
+                "matched slices have the factors (1, 1, 1), for the slice itself, or (1, 1, 3), for its neighbours as "
+                f"well, got {self.factors}"
+            )
+        if not 0 < self.max_distance < np.inf:
+            raise RecipeError(f"degradation max_distance must be over 0 thick spacings, got {self.max_distance}")
+        if self.simulated_thickness < 3 or self.simulated_thickness % 2 == 0:
+            raise RecipeError(
+                "degradation simulated_thickness must be an odd number of slices, 3 or more, got "
+                f"{self.simulated_thickness}"
+            )
+        if self.changes_grid and self.simulated_thickness != 3:
+            raise RecipeError("degradation simulated_thickness must be 3 where the factor is 3")
+
+    @property
+    def changes_grid(self) -> bool:
+        return max(self.factors) > 1
+
+    @property
+    def alignment(self) -> str:
+        return _CENTRE_OF_BLOCK if self.changes_grid else "the matched thin slice is put in the place of the thick one"
+
+
 KINDS: dict[str, type[Degradation]] = {
     "other_contrast": OtherContrast,
+    "matched_slices": MatchedSlices,
     "gaussian_decimation": GaussianDecimation,
     "gaussian_zoom": GaussianZoom,
     "block_average": BlockAverage,

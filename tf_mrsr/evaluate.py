@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tf_mrsr.errors import DataError, OutputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from tf_mrsr.cohort import Scan
     from tf_mrsr.evaluation import Case
     from tf_mrsr.inference.models import Model
     from tf_mrsr.recipe import Recipe
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
     )
     arguments.add_argument(
-        "--protocol", help="masked, sanchez2018, li2017 or taloma2020; default: the recipe's; printed with the table"
+        "--protocol",
+        help="masked, sanchez2018, li2017, taloma2020, narcomey2018_model1 or narcomey2018_model2; default: the "
+        "recipe's; printed with the table",
     )
     cli.add_stride_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
@@ -61,15 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import cohort, metrics, model_folder, volume
+    from tf_mrsr import cohort, metrics, model_folder
     from tf_mrsr.evaluation import prepare_case
 
     source = model_folder.resolve(arguments.model)
     scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(source).contrasts)
-    names = [volume.stem(scan.high_res) for scan in scans]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    names = _names(scans)
     if arguments.protocol is not None and arguments.protocol not in metrics.PROTOCOLS:
         raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
     if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
@@ -102,8 +103,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         (temporary / "figures").mkdir(parents=True)
         model.warm_up()
         with Progress("evaluating", len(scans)) as progress:
-            for scan in scans:
+            for scan, name in zip(scans, names, strict=True):
                 case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
+                case = replace(case, name=name)
                 shown, last = {}, model.recipe.evaluation.baselines[-1]
                 started = time.perf_counter()
                 for method, estimate in _estimates(case, model, protocol, arguments):
@@ -125,6 +127,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(results.to_markdown())
+
+
+def _names(scans: Sequence[Scan]) -> list[str]:
+    """The scans' names; with their folders' where names recur, as where every patient has a folder."""
+    from tf_mrsr.volume import stem
+
+    names = [stem(scan.high_res) for scan in scans]
+    if len(set(names)) < len(names):
+        names = [f"{scan.high_res.resolve().parent.name}_{name}" for scan, name in zip(scans, names, strict=True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    return names
 
 
 def _estimates(
@@ -150,6 +165,8 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str, stride: int | None
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
         f"mask: {mask}",
     ]
+    if recipe.contrasts is None and not degradation.changes_grid:
+        return [*lines, "baseline: nearest, the thick slice itself"]
     if recipe.contrasts is None:
         return [
             *lines,

@@ -57,7 +57,7 @@ def prepare_case(scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: st
     if not mask.any():
         raise DataError(f"{path}: nothing of the scan lies in the mask")
     try:
-        check_size(low_res)
+        check_size(low_res, by_slice=degradation.by_slice)
     except VolumeError as error:
         raise VolumeError(f"{path}: after degradation by {degradation.factors}, {error}") from error
     return Case(stem(path), truth, low_res, mask, degradation)

@@ -117,7 +117,7 @@ def has_shear(affine: np.ndarray, tolerance: float = 1e-4) -> bool:
 THICK_RATIO = 1.05
 
 
-def slices_last(affine: np.ndarray) -> tuple[int, int, int]:
+def slices_last(affine: np.ndarray, *, keep_in_plane: bool = False) -> tuple[int, int, int]:
     """The order of array axes that puts the slices last: (closest to right-left, the other in-plane axis, slice axis).
 
     The slice axis is the one with the largest spacing; where the two largest are equal (to 5 %) it is the axis closest
@@ -125,12 +125,13 @@ def slices_last(affine: np.ndarray) -> tuple[int, int, int]:
 
     Args:
         affine: 4 x 4, voxel index to mm (RAS+).
+        keep_in_plane: leave the in-plane axes in their order, which for a DICOM series is that of columns and rows.
     """
     spacing = np.array(voxel_spacing_mm(affine))
     directions = np.abs(np.asarray(affine)[:3, :3] / spacing)
     _, second, largest = np.sort(spacing)
     slice_axis = int(np.argmax(spacing if largest > THICK_RATIO * second else directions[2]))
     in_plane = [axis for axis in range(3) if axis != slice_axis]
-    if directions[0, in_plane[1]] > directions[0, in_plane[0]]:
+    if not keep_in_plane and directions[0, in_plane[1]] > directions[0, in_plane[0]]:
         in_plane.reverse()
     return (*in_plane, slice_axis)

@@ -35,9 +35,17 @@ def _standard(statistic: Callable[[str], Any]) -> Window:
     return Window(statistic("mean"), statistic("std"))
 
 
+def _raw(statistic: Callable[[str], Any]) -> Window:
+    return Window(0.0, 1.0)
+
+
 # half_max maps [0, max] to [-1, 1]; the sanchez2018 program divides by half of the maximum and subtracts one.
-# standard gives zero mean and unit variance (li2017, section 2.1).
-KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {"half_max": _half_max, "standard": _standard}
+# standard gives zero mean and unit variance (li2017, section 2.1). raw leaves all as it is (the narcomey2018 program).
+KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {
+    "half_max": _half_max,
+    "standard": _standard,
+    "raw": _raw,
+}
 
 
 def measure(kind: str, data: np.ndarray) -> Window:

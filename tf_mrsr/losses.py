@@ -77,7 +77,7 @@ CONTENT: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 
 def grows_with_batch(name: str) -> bool:
     """Whether a content loss sums over the batch, so that shares of a batch add up instead of averaging."""
-    return CONTENT[name] in (sum_squared_error, gradient_difference_sum)
+    return name in ("sum_squared_error", "gradient_difference_sum")
 
 
 def least_squares(scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

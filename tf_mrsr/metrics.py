@@ -121,6 +121,26 @@ def _compare_taloma2020(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarra
     }
 
 
+def _compare_slices(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    low, high = float(truth.min()), float(truth.max())
+    if low == high:
+        raise DataError("the truth is constant, so there is no range to measure against")
+    if min(truth.shape[:2]) < _SSIM_WINDOW:
+        raise DataError(f"SSIM needs {_SSIM_WINDOW} pixels or more along both axes of a slice, got {truth.shape[:2]}")
+    scaled = [data.astype(np.float64) / (high - low) for data in (truth, estimate)]
+    return {
+        "psnr": psnr(truth, estimate, high - low),
+        "ssim": float(structural_similarity(*scaled, data_range=1.0, channel_axis=2)),
+        "mae": mae(truth, estimate),
+        "mse": mse(truth, estimate),
+    }
+
+
+def _compare_narcomey2018_model1(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    return {**_compare_slices(truth, estimate, mask), "mse": mse_over_rows(truth, estimate)}
+
+
+_SLICES = "raw intensities, no mask, SSIM of slices (7-pixel windows in 2D); data range = max - min of the truth; "
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -149,6 +169,19 @@ PROTOCOLS = {
             "means over the whole volume, no mask, in standard deviations of the truth; data range = max - min of the "
             "truth (the taloma2020 report standardises its volumes and does not state its range)",
             _compare_taloma2020,
+            masked=False,
+        ),
+        Protocol(
+            "narcomey2018_model1",
+            f"{_SLICES}MSE over rows: the mean squared error times the number of columns, which is what the program "
+            "computes for Model 1 and the narcomey2018 report shows",
+            _compare_narcomey2018_model1,
+            masked=False,
+        ),
+        Protocol(
+            "narcomey2018_model2",
+            f"{_SLICES}MSE the plain mean, as the narcomey2018 program has it for Model 2",
+            _compare_slices,
             masked=False,
         ),
     )

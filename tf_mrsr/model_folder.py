@@ -120,6 +120,7 @@ def read_run(folder: Path) -> tuple[Recipe, dict]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: not a run folder ({RUN_FILE} is missing or damaged)") from error
     kinds = {"seed": int, "steps": (int, type(None)), "precision": str, "data": str, "validation_data": str}
+    kinds |= {"vgg19": (dict, type(None))}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
         raise ModelError(f"{folder}: {RUN_FILE} is damaged; put back the one that the run began with")
     return recipe.load(folder / RECIPE_FILE), facts

@@ -1,5 +1,5 @@
 """Real pairs of scans of one person: a low- and a high-resolution one, brought onto matching grids, or two contrasts on
-one grid.
+one grid. Pairs whose slices are matched are in ``matched_series``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from tf_mrsr.cohort import Scan, read_scan
-from tf_mrsr.degradation import Degradation
+from tf_mrsr.degradation import Degradation, MatchedSlices, OtherContrast
 from tf_mrsr.errors import DataError
 from tf_mrsr.geometry import voxel_spacing_mm
+from tf_mrsr.matched_series import read_matched
 from tf_mrsr.volume import Volume
 
 MIN_OVERLAP = 0.95
@@ -36,10 +37,12 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
     Raises:
         VolumeError: if a file cannot be used.
         DataError: if the spacings do not differ by the degradation's factors, or the two do not cover the same space;
-            between contrasts, if there is no source or it lies on another grid.
+            between contrasts, if there is no source or it lies on another grid; see also ``read_matched``.
     """
-    if not degradation.changes_grid:
+    if isinstance(degradation, OtherContrast):
         return _read_contrasts(scan, nan=nan, axes=axes)
+    if isinstance(degradation, MatchedSlices):
+        return read_matched(scan, degradation, nan=nan)
     high_res = read_scan(scan.high_res, nan=nan, axes=axes)
     usable = tuple(slice(0, n) for n in degradation.usable_shape(high_res.shape))
     high_res = replace(high_res, data=high_res.data[usable])

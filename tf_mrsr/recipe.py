@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,6 +27,7 @@ CONTENT_LOSSES = (
     "gradient_difference",
     "gradient_difference_sum",
     "total_variation_z",
+    "vgg19_features",
 )
 ADVERSARIAL_LOSSES = ("least_squares", "binary_cross_entropy")
 
@@ -98,10 +99,6 @@ class Patches:
     def __post_init__(self) -> None:
         _one_of("patches.kind", self.kind, ("grid", "random"))
         _one_of("patches.degrade", self.degrade, ("volume", "patch"))
-        _require(
-            all(n == 0 or n >= 4 for n in self.shape),
-            f"patches.shape must be 4 voxels or more along each axis, or 0 for the whole axis, got {self.shape}",
-        )
         if self.kind == "grid":
             _require(
                 self.step is not None
@@ -145,7 +142,7 @@ class Prediction:
 @dataclass(frozen=True)
 class Optimizer:
     """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage; decay_per_epoch:
-    where given, the rate is multiplied by it after every epoch.
+    where given, the rate is multiplied by it after every epoch; drop_halfway: once, after half of the stage's steps.
     """
 
     learning_rate: float
@@ -154,23 +151,31 @@ class Optimizer:
     epsilon: float = 1e-8
     final_learning_rate: float | None = None
     decay_per_epoch: float | None = None
+    drop_halfway: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "final_learning_rate", "decay_per_epoch"):
+        for name in ("learning_rate", "epsilon", *self._SCHEDULES):
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, f"optimizer.{name} must be over 0 and finite, got {value}")
         for name in ("beta_1", "beta_2"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name} must be 0 or more and under 1, got {value}")
         _require(
-            self.final_learning_rate is None or self.decay_per_epoch is None,
-            "optimizer.final_learning_rate and decay_per_epoch exclude each other",
+            sum(getattr(self, name) is not None for name in self._SCHEDULES) <= 1,
+            f"optimizer.{', '.join(self._SCHEDULES)} exclude each other",
         )
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the rate at a step depends on how many steps the stage has."""
+        return self.final_learning_rate is not None or self.drop_halfway is not None
+
+    _SCHEDULES: ClassVar = ("final_learning_rate", "decay_per_epoch", "drop_halfway")
 
 
 @dataclass(frozen=True)
 class ContentTerm:
-    """loss: a key of ``tf_mrsr.losses.CONTENT``."""
+    """loss: a key of ``tf_mrsr.losses.CONTENT``, or "vgg19_features" (see ``tf_mrsr.losses.feature_squared_error``)."""
 
     loss: str
     weight: float
@@ -315,7 +320,8 @@ class Recipe:
     the file by overrides.
 
     axes: "stored" works on the array axes as they are; "slices_last" brings the thick axis last (see
-    ``tf_mrsr.geometry.slices_last``), and results back. A degradation's single factor then is along that axis alone.
+    ``tf_mrsr.geometry.slices_last``), and results back; slices that a network takes one by one keep their in-plane axes
+    as stored. A degradation's single factor then is along the thick axis alone.
     """
 
     name: str
@@ -356,6 +362,7 @@ class Recipe:
             self.patches.degrade == "patch" or self.intensity.per == "volume",
             "intensity.per 'patch' needs patches.degrade 'patch'",
         )
+        self._check_slices()
         self._check_contrasts()
         known = [key.split(".") for key in _places(_plain(dataclasses.asdict(self)))]
         for departure in self.departures:
@@ -366,8 +373,35 @@ class Recipe:
                     f"departure {departure.what!r}: the recipe has no {value!r}",
                 )
 
+    @property
+    def needs_vgg19(self) -> bool:
+        return any(term.loss == "vgg19_features" for stage in self.stages for term in stage.generator.content)
+
+    def _check_slices(self) -> None:
+        degradation, shape = self.training_degradation(), self.patches.shape
+        if not degradation.by_slice:
+            _require(
+                all(n == 0 or n >= 4 for n in shape),
+                f"patches.shape must be 4 voxels or more along each axis, or 0 for the whole axis, got {shape}",
+            )
+            _require(not self.needs_vgg19, "content loss 'vgg19_features' needs degradation.kind 'matched_slices'")
+            return
+        depth = degradation.factors[2]
+        _require(
+            all(n == 0 or n >= 4 for n in shape[:2]) and shape[2] == depth,
+            f"patches.shape must be 4 voxels or more, or 0 for the whole axis, within slices and {depth} along them, "
+            f"got {shape}",
+        )
+        _require(self.patches.degrade == "volume", "degradation.kind 'matched_slices' works by volume only")
+        _require(self.axes == "slices_last", "degradation.kind 'matched_slices' needs axes slices_last")
+        _require(
+            degradation.changes_grid or self.evaluation.baselines == ("nearest",),
+            "evaluation.baselines: where the grid stays as it is it is [nearest], the thick slice itself; got "
+            f"{list(self.evaluation.baselines)}",
+        )
+
     def _check_contrasts(self) -> None:
-        synthesis = not self.training_degradation().changes_grid
+        synthesis = isinstance(self.training_degradation(), degradations.OtherContrast)
         _require(
             synthesis == (self.contrasts is not None),
             "contrasts and degradation.kind 'other_contrast' go together; give both or neither",

@@ -20,6 +20,7 @@ examples:
   tf-mrsr train --recipe sanchez2018_srgan3d_x2_subpixel_nn --data scans/ --run runs/x2
   tf-mrsr train --run runs/x2 --resume --data scans/
   tf-mrsr train --recipe sanchez2018_srgan3d_x2_quick --data scans/ --validation held_out/ --run runs/quick --steps 2000
+  tf-mrsr train --recipe narcomey2018_srgan_model1 --data pairs.csv --vgg19 vgg19.npy --run runs/n1
 """
 
 
@@ -51,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="KEY=VALUE",
         help="change one value of the recipe, for instance patches.shape=[64,64,64]",
+    )
+    arguments.add_argument(
+        "--vgg19",
+        type=cli.path,
+        metavar="FILE",
+        help="trained weights of VGG19, for recipes with the loss vgg19_features: Keras' .h5, or .npy or .npz",
     )
     arguments.add_argument("--precision", choices=("float32", "mixed_bfloat16"), help="default float32")
     arguments.add_argument(
@@ -108,6 +115,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "precision": arguments.precision or "float32",
         }
     _set_steps(arguments, chosen, facts)
+    vgg19 = _vgg19(arguments, chosen, facts)
     with Progress("reading", len(scans)) as progress:
         pairs = PatchPairs(
             scans,
@@ -131,6 +139,7 @@ def _train(arguments: argparse.Namespace) -> None:
         precision=facts["precision"],
         jit=arguments.jit,
         checkpoint_minutes=arguments.checkpoint_minutes,
+        vgg19=vgg19,
     )
     trainer = Trainer(chosen, pairs, validation, settings)
     if not arguments.resume:
@@ -148,10 +157,30 @@ def _train(arguments: argparse.Namespace) -> None:
 def _set_steps(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> None:
     if arguments.steps is None or arguments.steps == facts["steps"]:
         return
-    falls = any(stage.generator.optimizer.final_learning_rate is not None for stage in recipe.stages)
+    falls = any(stage.generator.optimizer.depends_on_length for stage in recipe.stages)
     if arguments.resume and falls:
         raise RecipeError("the recipe's learning rate falls over all its steps, so --resume cannot change --steps")
     facts["steps"] = arguments.steps
+
+
+def _vgg19(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> Path | None:
+    """The file of VGG19's weights, read once to refuse it early, and kept in ``facts`` so that the run goes on
+    with the same.
+    """
+    from tf_mrsr import card
+    from tf_mrsr.networks import vgg19
+
+    if not recipe.needs_vgg19:
+        if arguments.vgg19 is not None:
+            raise RecipeError(f"{recipe.name} has no feature loss; leave --vgg19 out")
+        return None
+    recorded = facts.get("vgg19")
+    path = arguments.vgg19 or (Path(recorded["path"]) if recorded else None)
+    vgg19.read_weights(path)
+    facts["vgg19"] = {"path": str(path.resolve()), "sha256": card.sha256(path)}
+    if recorded and recorded["sha256"] != facts["vgg19"]["sha256"]:
+        raise DataError(f"{path}: not the weights of VGG19 that the run began with; give the same file (--vgg19)")
+    return path
 
 
 def _refuse_overlap(scans: Sequence[Scan], held_out: Sequence[Scan]) -> None:

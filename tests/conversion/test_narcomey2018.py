@@ -9,13 +9,17 @@ from tests import golden
 from tf_mrsr import convert, recipe
 from tf_mrsr.conversion import narcomey2018 as conversion
 from tf_mrsr.errors import ModelError
+from tf_mrsr.inference import models
 from tf_mrsr.networks import narcomey2018
+from tf_mrsr.volume import Volume
 
 
 def write_recipe(folder, generator):
-    """A recipe of the network; of its values only the network's matter here."""
-    content = yaml.safe_load((recipe.recipe_directory() / "sanchez2018_srgan3d_x2_quick.yaml").read_text())
-    content |= {"name": "narcomey2018", "network": {"name": "narcomey2018", "generator": generator}, "departures": []}
+    """The program's recipe with another generator."""
+    name = f"narcomey2018_srgan_model{1 if generator['out_channels'] == 1 else 2}_code"
+    content = yaml.safe_load((recipe.recipe_directory() / f"{name}.yaml").read_text())
+    content |= {"name": "narcomey2018"}
+    content["network"]["generator"] = generator
     path = folder / "narcomey2018.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -68,6 +72,18 @@ def test_order_of_the_programs_names(golden_npz):
     assert list(conversion._names(narcomey2018.generator(1)).values()) == expected
     shapes = [shape for _, _, shape in golden.case("npz_m1", golden.NARCOMEY)["params"]]
     assert [list(tensor.shape) for tensor in conversion.read_npz(golden_npz)] == shapes
+
+
+def test_a_model_folder_that_predicts(tmp_path, small):
+    """Three slices for one, in the order of the channels."""
+    source = write_npz(tmp_path / "g.npz", tensors_of(small))
+    assert convert_slices(source, tmp_path / "model", tmp_path, out_channels=3, filters=2, num_residual_blocks=1) == 0
+    volume = np.random.default_rng(1).uniform(1, 9, (12, 11, 4)).astype(np.float32)
+    model = models.load(tmp_path / "model")
+    result = model.super_resolve(Volume(volume, np.diag([1, 1, 3, 1])), 2**30)
+    for i in range(4):
+        expected = small(volume[None, ..., i, None], training=False)[0]
+        np.testing.assert_allclose(result.data[..., 3 * i : 3 * i + 3], expected, rtol=1e-4)
 
 
 def test_back_and_forth(tmp_path, small):

@@ -9,34 +9,46 @@ from tf_mrsr.cohort import MIN_VOXELS
 _FLATTEST = 1e-6  # as tf_mrsr.geometry.check_affine
 
 
-def checked(volume: tf.Tensor, affine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Volume and affine as they are, once they are found to be usable.
+def checked_volume(volume: tf.Tensor, axes: tf.Tensor) -> tf.Tensor:
+    """The volume as it is, once it is found to be usable.
 
     Args:
         volume: float32 (x, y, z).
-        affine: float64 of any shape; a server does not hold requests to the shape that a signature states.
+        axes: int32, those that the network spans.
 
     Raises:
-        tf.errors.InvalidArgumentError: in the graph, if the volume is too small or holds NaN or infinite voxels, or the
-            affine is not 4 x 4, not finite, singular, or its last row is not 0 0 0 1. No voxel is in the message.
+        tf.errors.InvalidArgumentError: in the graph, if the volume is empty, too small along ``axes``, or holds NaN or
+            infinite voxels. No voxel is in the message.
     """
-    affine = tf.ensure_shape(affine, (4, 4))
-    with tf.control_dependencies([*_volume_checks(volume), *_affine_checks(affine)]):
-        return tf.identity(volume), tf.identity(affine)
-
-
-def _volume_checks(volume: tf.Tensor) -> list[tf.Operation]:
     shape = tf.shape(volume)
-    return [
+    long_enough = tf.logical_and(tf.reduce_all(tf.gather(shape, axes) >= MIN_VOXELS), tf.size(volume) > 0)
+    checks = [
         tf.debugging.Assert(
-            tf.reduce_all(shape >= MIN_VOXELS),
-            [f"the volume must have {MIN_VOXELS} voxels or more along each axis, it has", shape],
+            long_enough,
+            [f"the volume must have {MIN_VOXELS} voxels or more along the axes", axes, "(from 0), it has", shape],
         ),
         tf.debugging.Assert(
             tf.reduce_all(tf.math.is_finite(volume)),
             ["the volume holds NaN or infinite voxels; set them to a number first"],
         ),
     ]
+    with tf.control_dependencies(checks):
+        return tf.identity(volume)
+
+
+def checked_affine(affine: tf.Tensor) -> tf.Tensor:
+    """The affine as it is, once it is found to be usable.
+
+    Args:
+        affine: float64 of any shape; a server does not hold requests to the shape that a signature states.
+
+    Raises:
+        tf.errors.InvalidArgumentError: in the graph, if it is not 4 x 4, not finite, singular, or its last row is not
+            0 0 0 1.
+    """
+    affine = tf.ensure_shape(affine, (4, 4))
+    with tf.control_dependencies(_affine_checks(affine)):
+        return tf.identity(affine)
 
 
 def _affine_checks(affine: tf.Tensor) -> list[tf.Operation]:

@@ -21,6 +21,7 @@ from tf_mrsr.cohort import MIN_VOXELS, check_size
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
 from tf_mrsr.inference import warm_up
 from tf_mrsr.inference.patch_averager import PatchAverager
+from tf_mrsr.inference.slice_resolver import SliceResolver
 from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.intensity import Window
 from tf_mrsr.limits import UNLIMITED
@@ -62,7 +63,7 @@ class Model(NamedTuple):
             VolumeError: if it is too small, does not fit into the memory there is, or the result is not finite.
         """
         strides = self._strides(stride)
-        check_size(volume)
+        check_size(volume, by_slice=self.recipe.training_degradation().by_slice)
         # Input and result, each once raw and once in network range.
         needed = 8 * volume.data.size * (1 + math.prod(self.recipe.training_degradation().factors))
         if memory_bytes < needed:
@@ -102,17 +103,25 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     """The generator that a recipe describes, with fresh weights.
 
     Raises:
-        RecipeError: if the arguments do not fit the network, or it does not enlarge by the degradation's factors.
+        RecipeError: if the arguments do not fit the network, or it does not enlarge by the degradation's factors, or
+            is one of slices and the degradation not, or the reverse.
     """
-    factors = recipe_.training_degradation().factors
+    degradation = recipe_.training_degradation()
+    factors = degradation.factors
     arguments = dict(recipe_.network.generator)
     if "scale_factor" in networks.parameters(recipe_.network.name, "generator"):
         arguments.setdefault("scale_factor", max(factors))
     generator = networks.build(recipe_.network.name, "generator", arguments, precision)
-    if reach(generator).scale != factors:
+    of_slices = len(generator.input_shape) == 4
+    if of_slices != degradation.by_slice:
         raise RecipeError(
-            f"the generator enlarges by {reach(generator).scale}, but the degradation's factors are {factors}"
+            f"{recipe_.network.name} is a network of {'slices' if of_slices else 'volumes'}; degradation.kind "
+            "'matched_slices' and networks of slices go together"
         )
+    # The channels that a network of slices gives are neighbouring slices.
+    scale = (*reach(generator).scale, generator.output_shape[-1]) if of_slices else reach(generator).scale
+    if scale != factors:
+        raise RecipeError(f"the generator enlarges by {scale}, but the degradation's factors are {factors}")
     if stage_count(generator) not in (1, len(recipe_.stages)):
         raise RecipeError(
             f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
@@ -136,6 +145,8 @@ def resolver_for(
         "slices_last": recipe_.axes == "slices_last",
         "target_window": None if target_window is None else Window(*target_window),
     }
+    if len(generator.input_shape) == 4:
+        return SliceResolver(generator, **arguments)
     if recipe_.prediction.kind == "patches":
         return PatchAverager(generator, recipe_.prediction.patch, recipe_.prediction.stride, **arguments)
     return SuperResolver(generator, **arguments)
@@ -225,6 +236,6 @@ def _describe(model: Model, folder: Path) -> None:
     extra = folder / model_folder.EXTRA_FOLDER
     extra.mkdir()
     (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
-    warm_up.write(extra / warm_up.FILE, card.name, stride=model.recipe.prediction.stride)
+    warm_up.write(extra / warm_up.FILE, card.name, model.resolver.signatures, stride=model.recipe.prediction.stride)
     (folder / card_page.README_FILE).write_text(card_page.to_markdown(card), encoding="utf-8")
     (folder / cards.CARD_FILE).write_text(card.with_files(folder).to_json(), encoding="utf-8")

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_mrsr import intensity
 from tf_mrsr.geometry import THICK_RATIO, GridMap
-from tf_mrsr.inference.input_checks import checked
+from tf_mrsr.inference.input_checks import checked_affine, checked_volume
 from tf_mrsr.inference.tiling import TensorFunction, plan, tile
 from tf_mrsr.networks.structure import POINTWISE, Parts, Reach, assign_folded, fold_batch_norm, reach, split
 
@@ -96,7 +96,7 @@ class SuperResolver(tf.Module):
             "volume", float32 (x, y, z) on the finer grid in scan intensities, and "affine", its float64 (4, 4).
 
         Raises:
-            tf.errors.InvalidArgumentError: see ``input_checks.checked``.
+            tf.errors.InvalidArgumentError: see ``tf_mrsr.inference.input_checks``.
         """
         return self._resolve(volume, affine, lambda scaled: self._network(scaled, memory_bytes))
 
@@ -133,8 +133,9 @@ class SuperResolver(tf.Module):
 
     def _resolve(self, volume: tf.Tensor, affine: tf.Tensor, network: TensorFunction) -> dict[str, tf.Tensor]:
         """All but the network itself, which takes and gives (x, y, z, 1) in network range."""
-        volume, affine = checked(volume, affine)
-        order = slice_order(affine) if self._slices_last else tf.range(3)
+        affine = checked_affine(affine)
+        order = self._order(affine)
+        volume = checked_volume(volume, self._network_axes(order))
         volume = tf.transpose(volume, order)
         centre, width = intensity.KINDS[self._intensity_kind](lambda name: getattr(tf.math, f"reduce_{name}")(volume))
         window = intensity.Window(centre, tf.where(width == 0, tf.ones_like(width), width))  # as intensity.measure
@@ -149,6 +150,14 @@ class SuperResolver(tf.Module):
             "volume": tf.transpose(result, tf.math.invert_permutation(order)),
             "affine": tf.gather(fine, tf.math.invert_permutation(columns), axis=1),
         }
+
+    def _order(self, affine: tf.Tensor) -> tf.Tensor:
+        """Array axes in the order in which the network takes them; int32 (3,)."""
+        return slice_order(affine) if self._slices_last else tf.range(3)
+
+    def _network_axes(self, order: tf.Tensor) -> tf.Tensor:
+        """Those of the array axes that the network spans, int32; each must be long enough for it."""
+        return order
 
     def _network(self, volume: tf.Tensor, memory_bytes: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(volume)[:3]
@@ -196,7 +205,7 @@ def _unbatched(network: keras.Model) -> TensorFunction:
     return lambda slab: network(slab[None])[0]
 
 
-def slice_order(affine: tf.Tensor) -> tf.Tensor:
+def slice_order(affine: tf.Tensor, *, keep_in_plane: bool = False) -> tf.Tensor:
     """``tf_mrsr.geometry.slices_last`` inside a graph: int32 (3,) of an affine (4, 4)."""
     spacing = tf.norm(affine[:3, :3], axis=0)
     directions = tf.abs(affine[:3, :3] / spacing)
@@ -204,8 +213,9 @@ def slice_order(affine: tf.Tensor) -> tf.Tensor:
     decides = tf.where(ascending[2] > THICK_RATIO * ascending[1], spacing, directions[2])
     slice_axis = tf.argmax(decides, output_type=tf.int32)
     in_plane = tf.boolean_mask(tf.range(3), tf.range(3) != slice_axis)
-    turned = directions[0, in_plane[1]] > directions[0, in_plane[0]]
-    in_plane = tf.where(turned, in_plane[::-1], in_plane)
+    if not keep_in_plane:
+        turned = directions[0, in_plane[1]] > directions[0, in_plane[0]]
+        in_plane = tf.where(turned, in_plane[::-1], in_plane)
     return tf.concat([in_plane, [slice_axis]], axis=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ FILE = "tf_serving_warmup_requests"
 _SIDE = 16
 
 
-def write(path: Path, model: str, *, stride: int | None) -> None:
-    """Writes one request for each signature of a ``SuperResolver``: PredictionLog messages in a TFRecord file.
+def write(path: Path, model: str, signatures: Iterable[str], *, stride: int | None) -> None:
+    """Writes one request for each signature of a resolver: PredictionLog messages in a TFRecord file.
 
     Args:
         path: the file.
         model: the name under which it is served.
+        signatures: their names.
         stride: for models that average patches, else None.
     """
     ramp = np.linspace(0, 1, _SIDE**3, dtype=np.float32).reshape((_SIDE,) * 3)
@@ -29,10 +31,11 @@ def write(path: Path, model: str, *, stride: int | None) -> None:
     requests = {
         "serving_default": {"volume": ramp, **place, **strides},
         "patches": {"patches": ramp[None, ..., None]},
+        "slices": {"slices": ramp[..., None]},
         "bytes": {"volume_bytes": messages.to_tensor(ramp).SerializeToString(), **place},
     }
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, inputs in requests.items():
+        for signature in signatures:
             log = messages.PredictionLog()
-            log.predict_log.request.CopyFrom(messages.predict_request(model, signature, inputs))
+            log.predict_log.request.CopyFrom(messages.predict_request(model, signature, requests[signature]))
             writer.write(log.SerializeToString())

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import networks, run_folder
+from tf_mrsr import losses, networks, run_folder
 from tf_mrsr.errors import ModelError, RecipeError
 from tf_mrsr.inference.models import build_generator, export_run, resolver_for
 from tf_mrsr.networks.structure import stage, stage_count, up_to_stage
+from tf_mrsr.networks.vgg19 import load_features
 from tf_mrsr.pipeline import PatchPairs
 from tf_mrsr.progress import Progress
 from tf_mrsr.recipe import Recipe
@@ -37,6 +39,7 @@ class Settings:
         precision: "float32" or "mixed_bfloat16".
         jit: "on", "off", or "auto" for XLA on GPUs only (on CPUs it is several times slower than oneDNN).
         checkpoint_minutes: time between checkpoints.
+        vgg19: file with the weights of VGG19, for recipes whose loss needs them.
     """
 
     seed: int = 0
@@ -44,6 +47,7 @@ class Settings:
     precision: str = "float32"
     jit: str = "auto"
     checkpoint_minutes: float = 5.0
+    vgg19: Path | None = None
 
 
 class Trainer:
@@ -55,6 +59,10 @@ class Trainer:
         validation: measures the generator on held-out scans, or None.
         settings: how.
         strategy: the devices; None for TensorFlow's default, one device.
+
+    Raises:
+        RecipeError: if network, batch and devices do not fit each other.
+        ModelError: if the weights of VGG19 are needed and cannot be read.
     """
 
     def __init__(
@@ -109,6 +117,10 @@ class Trainer:
                 pair[1].build(discriminator.trainable_variables)
             self._discriminators.append(discriminator)
             self._optimizers.append(pair)
+        self._content = dict(losses.CONTENT)
+        if recipe.needs_vgg19:
+            features = load_features(self._settings.vgg19, channels=self.generator.output_shape[-1])
+            self._content["vgg19_features"] = partial(losses.feature_squared_error, features)
         discriminators = dict.fromkeys(d for d in self._discriminators if d is not None)
         self._state = tf.train.Checkpoint(
             step=self._step,
@@ -119,7 +131,8 @@ class Trainer:
 
     def _new_discriminator(self) -> keras.Model:
         network = self._recipe.network
-        arguments = {"patch_shape": self._pairs.patch_shape, **network.discriminator}
+        patch_shape = self._pairs.patch_shape[: len(self.generator.input_shape) - 2]
+        arguments = {"patch_shape": patch_shape, **network.discriminator}
         return networks.build(network.name, "discriminator", arguments, self._settings.precision)
 
     def open(self, folder: Path) -> int:
@@ -208,6 +221,10 @@ class Trainer:
                 saved = time.monotonic()
             progress.advance(note)
 
+    def _of_network(self, patches: tf.Tensor) -> tf.Tensor:
+        """Patches (batch, x, y, z, 1) as the networks take them: the z slices are the channels of a 2-D one."""
+        return patches[..., 0] if len(self.generator.input_shape) == 4 else patches
+
     def _step_function(self, number: int) -> Callable[..., dict[str, tf.Tensor]]:
         context, network = self._parts[number]
         step = AdversarialStep(
@@ -217,9 +234,11 @@ class Trainer:
             *self._optimizers[number],
             seed=self._settings.seed,
             replicas=self._strategy.num_replicas_in_sync,
+            content=self._content,
         )
 
         def one_replica(low_res: tf.Tensor, high_res: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+            low_res, high_res = self._of_network(low_res), self._of_network(high_res)
             inputs = low_res if context is None else context(low_res, training=False)
             return step(inputs, high_res, number)
 
@@ -284,7 +303,10 @@ class Trainer:
         context, network = self._parts[number]
         per_epoch = self._pairs.steps_per_epoch
         first = (int(self._step) - 1) // per_epoch * per_epoch  # the running epoch, whose scans are at hand
-        batches = (self._pairs.batch(step)[0] for step in range(first, first + min(batch_norm.BATCHES, per_epoch)))
+        batches = (
+            self._of_network(self._pairs.batch(step)[0])
+            for step in range(first, first + min(batch_norm.BATCHES, per_epoch))
+        )
         if context is not None:
             batches = (context(batch, training=False) for batch in batches)
         return batch_norm.re_estimated(network, batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import keras
@@ -32,6 +33,11 @@ def make_optimizer(spec: Optimizer, steps: int, steps_per_epoch: int = 1) -> ker
     rate = spec.learning_rate
     if spec.final_learning_rate is not None:
         rate = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=spec.final_learning_rate / rate)
+    if spec.drop_halfway is not None:
+        # Keras counts updates from 0 and keeps the first rate up to the boundary itself.
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [(steps + 1) // 2 - 1], [rate, rate * spec.drop_halfway]
+        )
     if spec.decay_per_epoch is not None:
         rate = keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, spec.decay_per_epoch, staircase=True)
     return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon)
@@ -51,6 +57,7 @@ class AdversarialStep:
         generator, discriminator: the models; the discriminator returns logits.
         generator_optimizer, discriminator_optimizer: optimisers, built for the models' variables.
         seed: seed of random labels.
+        content: content losses by name, each of (target, output).
         replicas: devices that share one batch; what is averaged over the batch is divided by it, since the
             optimisers sum the gradients of all replicas.
     """
@@ -65,6 +72,7 @@ class AdversarialStep:
         *,
         seed: int = 0,
         replicas: int = 1,
+        content: Mapping[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = losses.CONTENT,
     ) -> None:
         self._stage = stage
         self._generator = generator
@@ -73,6 +81,7 @@ class AdversarialStep:
         self._discriminator_optimizer = discriminator_optimizer
         self._seed = seed
         self._replicas = replicas
+        self._content = content
         self._averages = [
             (variable, layer.momentum)
             for layer in generator.layers
@@ -86,8 +95,9 @@ class AdversarialStep:
         """Updates the models once.
 
         Args:
-            low_res: what the generator takes in, (batch, x, y, z, channel) in network range.
-            high_res: what it should give, (batch, x, y, z, 1) in network range.
+            low_res: what the generator takes in, (batch, x, y, z, channel) in network range; of slices
+                (batch, x, y, 1).
+            high_res: what it should give, (batch, x, y, z, 1) in network range; of slices (batch, x, y, channel).
             step: number of the step, int; random labels depend on it and on the seed alone.
             labels: labels to use instead of drawn ones.
 
@@ -145,7 +155,7 @@ class AdversarialStep:
         with tf.GradientTape() as tape:
             tape.watch(generated)
             for term in spec.content:
-                loss = term.weight * losses.CONTENT[term.loss](high_res, generated)
+                loss = term.weight * self._content[term.loss](high_res, generated)
                 results[term.loss] = loss if losses.grows_with_batch(term.loss) else loss / self._replicas
             if self._discriminator is not None:
                 adversarial = spec.adversarial
