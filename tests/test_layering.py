@@ -13,7 +13,7 @@ PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
     {"errors", "progress", "limits", "fourier"},
     {"geometry", "volume", "nifti", "dicom", "intensity", "pickled_arrays"},
-    {"layers", "losses", "patches", "degradation", "metrics", "baselines", "cohort"},
+    {"layers", "losses", "patches", "augmentation", "degradation", "metrics", "baselines", "cohort"},
     {"pairs", "matched_series", "slice_pairs"},
     {"networks"},
     {"recipe"},

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests import golden
-from tf_mrsr.layers import PixelShuffle3D, ResizeFromCorner2D, SubpixelNNInitializer
+from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, ResizeFromCorner2D, SubpixelNNInitializer
 
 
 @golden.needs_golden
@@ -55,6 +55,26 @@ def test_fresh_deconvolution_is_a_small_convolution_then_nearest_neighbour(strid
     low = tf.nn.conv3d(image, small, (1, 1, 1, 1, 1), "SAME").numpy()
     nearest = low.repeat(strides[0], 1).repeat(strides[1], 2).repeat(strides[2], 3)
     np.testing.assert_allclose(output, nearest, atol=1e-6)
+
+
+def test_cubic_upsampling_by_hand():
+    """Halfway between voxels the weights are -1/16, 9/16, 9/16, -1/16; cubic convolution is exact for parabolas."""
+    row = np.array([0, 1, 4, 9, 16, 25], np.float32).reshape(1, 6, 1, 1, 1)
+    fine = CubicUpsampling3D((2, 1, 1))(row).numpy().ravel()
+    np.testing.assert_array_equal(fine[::2], row.ravel())  # input voxels stay
+    np.testing.assert_allclose(fine[3:8:2], [2.25, 6.25, 12.25])
+    assert fine[1] == pytest.approx((-0 + 9 * 0 + 9 * 1 - 4) / 16)  # mirrored: the voxel before the first is the first
+    assert fine[9] == pytest.approx((-9 + 9 * 16 + 9 * 25 - 25) / 16)
+
+
+def test_cubic_upsampling_is_separable_and_keeps_lines():
+    x, y, z = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (7, 6, 8)), indexing="ij")
+    plane = (2 * x - y + 3 * z)[None, ..., None]
+    fine = CubicUpsampling3D((4, 2, 3))(plane).numpy()[0, ..., 0]
+    assert fine.shape == (28, 12, 24)
+    x, y, z = np.meshgrid(np.arange(28) / 4, np.arange(12) / 2, np.arange(24) / 3, indexing="ij")
+    inner = np.s_[4:20, 2:8, 3:18]  # away from the mirrored borders
+    np.testing.assert_allclose(fine[inner], (2 * x - y + 3 * z)[inner], atol=1e-5)
 
 
 def test_initializer_spreads_and_refuses():

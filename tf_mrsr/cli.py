@@ -107,6 +107,14 @@ def add_stride_option(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tta_option(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--tta",
+        action="store_true",
+        help="average over the scan and its seven mirror images: 8 times the work for a little less error",
+    )
+
+
 def add_cache_option(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--cache",

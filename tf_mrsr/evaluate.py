@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from tf_mrsr.evaluation import Case
     from tf_mrsr.inference.models import Model
     from tf_mrsr.recipe import Recipe
+    from tf_mrsr.volume import Volume
 
 RESCALED = "network, truth's scale"
+FLIPPED = "network, mean over flips"
 
 EPILOG = """\
 Each scan is degraded as the model's recipe tests, then estimated again by the model and by nearest, linear and cubic
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "recipe's; printed with the table",
     )
     cli.add_stride_option(arguments)
+    cli.add_tta_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
@@ -146,10 +149,17 @@ def _estimates(
     case: Case, model: Model, protocol: str, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     from tf_mrsr.evaluation import baseline_estimates, in_scale_of_truth
+    from tf_mrsr.inference import ensemble
 
     yield from baseline_estimates(case, model.recipe.evaluation.baselines, protocol)
-    estimate = model.super_resolve(case.low_res, arguments.memory, arguments.stride).data
+
+    def once(volume: Volume) -> Volume:
+        return model.super_resolve(volume, arguments.memory, arguments.stride)
+
+    estimate = once(case.low_res).data
     yield "network", estimate
+    if arguments.tta:
+        yield FLIPPED, ensemble.mean_over_flips(once, case.low_res).data
     if model.target_window is not None:
         yield RESCALED, in_scale_of_truth(case, estimate, model.target_window, model.recipe.intensity.kind)
 

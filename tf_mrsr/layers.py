@@ -1,6 +1,6 @@
-"""What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, convolutions with large kernels that are
-fast on CPUs, TensorFlow 1's bilinear resizing, and the initialiser that makes a deconvolution start as
-nearest-neighbour.
+"""What Keras lacks: the 3D pixel shuffle, one channel of several as a layer, cubic interpolation, convolutions with
+large kernels that are fast on CPUs, TensorFlow 1's bilinear resizing, and the initialiser that makes a deconvolution
+start as nearest-neighbour.
 """
 
 from __future__ import annotations
@@ -71,6 +71,59 @@ class TakeChannel(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "index": self.index}
+
+
+@keras.saving.register_keras_serializable(package="tf_mrsr")
+class CubicUpsampling3D(keras.layers.Layer):
+    """Cubic convolution (Keys 1981, a = -1/2) without weights: (batch, x, y, z, c) -> (batch, fx x, fy y, fz z, c).
+
+    Input voxel j lies on output voxel f j, as decimation leaves it, and is kept there; beyond the border the volume is
+    mirrored.
+
+    Args:
+        factors: enlargement along (x, y, z).
+    """
+
+    TAPS = (-1, 0, 1, 2)  # around the input voxel at or before an output voxel
+
+    def __init__(self, factors: Sequence[int], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.factors = tuple(int(f) for f in factors)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        result = inputs
+        for axis, factor in enumerate(self.factors, start=1):
+            result = self._along(result, axis, factor)
+        return result
+
+    @classmethod
+    def _along(cls, image: tf.Tensor, axis: int, factor: int) -> tf.Tensor:
+        if factor == 1:
+            return image
+        shape = tf.shape(image)
+        padded = tf.pad(image, [[1, 2] if i == axis else [0, 0] for i in range(5)], "SYMMETRIC")
+        taps = [tf.gather(padded, tf.range(shape[axis]) + tap + 1, axis=axis) for tap in cls.TAPS]
+        phases = [
+            tf.add_n([tap * weight for tap, weight in zip(taps, cls._weights(phase / factor), strict=True)])
+            for phase in range(factor)
+        ]
+        enlarged = tf.tensor_scatter_nd_update(shape, [[axis]], [shape[axis] * factor])
+        return tf.reshape(tf.stack(phases, axis=axis + 1), enlarged)
+
+    @classmethod
+    def _weights(cls, fraction: float) -> list[float]:
+        distances = [abs(fraction - tap) for tap in cls.TAPS]
+        return [
+            1.5 * d**3 - 2.5 * d**2 + 1 if d <= 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
+            for d in distances
+        ]
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, *space, channels = input_shape
+        return (batch, *(None if n is None else n * f for n, f in zip(space, self.factors, strict=True)), channels)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "factors": self.factors}
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")

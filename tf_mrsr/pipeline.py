@@ -2,7 +2,9 @@
 
 read - degrade - measure intensity - cut both patches - to network range
 
-or, where the recipe degrades patches: read - cut the high-resolution patch - measure - to network range - degrade.
+or, where the recipe degrades patches:
+
+read - cut the high-resolution patch - measure - to network range - vary - degrade
 
 Every batch is a pure function of (scans, recipe, seed, step). A run can therefore go on at any step without any
 iterator's state, and gives the batches that an uninterrupted run would have given.
@@ -10,6 +12,7 @@ iterator's state, and gives the batches that an uninterrupted run would have giv
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mrsr import intensity, patches
+from tf_mrsr.augmentation import augment
 from tf_mrsr.card import spacing_range
 from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.errors import DataError, MrsrError, VolumeError
@@ -30,6 +34,7 @@ from tf_mrsr.recipe import Recipe
 # An epoch mixes the patches of this many scans at a time, so that few are read twice. It must not depend on the
 # machine: batches are a function of it.
 SCANS_PER_GROUP = 16
+_AUGMENTATION = 1  # its draws are none of those that place a patch
 
 
 class Pair(NamedTuple):
@@ -175,7 +180,11 @@ class PatchPairs:
         pair, origin = self._place(epoch, scan, patch)
         high_res = patches.cut(pair.high_res, origin, self.patch_shape)
         window = pair.high_window or intensity.measure(self._recipe.intensity.kind, high_res)
-        return window.to_network(high_res)
+        high_res = window.to_network(high_res)
+        if self._recipe.augmentation is None:
+            return high_res
+        rng = np.random.default_rng((self._seed, epoch, scan, patch, _AUGMENTATION))
+        return augment(high_res, rng, **dataclasses.asdict(self._recipe.augmentation))
 
     def _place(self, epoch: int, scan: int, patch: int) -> tuple[Pair, patches.Index3]:
         pair = self._pair(self._scans[scan])

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
     )
     cli.add_stride_option(arguments)
+    cli.add_tta_option(arguments)
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
     cli.add_device_option(arguments)
@@ -150,8 +151,13 @@ def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> De
 
 
 def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
+    from tf_mrsr.inference import ensemble
+
+    def once(volume: Volume) -> Volume:
+        return model.super_resolve(volume, arguments.memory, arguments.stride)
+
     try:
-        return model.super_resolve(scan, arguments.memory, arguments.stride)
+        return ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan)
     except VolumeError as error:
         raise VolumeError(f"{source}: {error}") from error
 

@@ -115,6 +115,23 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Random variants of patches: flips, turns of cubic patches, gamma between two bounds; see
+    ``tf_mrsr.augmentation.augment``. Patches are varied before they are degraded.
+    """
+
+    flips: bool = False
+    turns: bool = False
+    gamma: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.gamma is None or 0 < self.gamma[0] <= self.gamma[1] < math.inf,
+            f"augmentation.gamma must be two finite numbers over 0 in order, got {self.gamma}",
+        )
+
+
+@dataclass(frozen=True)
 class Prediction:
     """kind: "whole" runs the network once over the volume (in slabs that give the same), "patches" over overlapping
     patches whose results are averaged; patch: voxels of a patch along each axis; stride: voxels from one to the next.
@@ -335,6 +352,7 @@ class Recipe:
     axes: str = "stored"
     contrasts: Contrasts | None = None
     prediction: Prediction = field(default_factory=Prediction)
+    augmentation: Augmentation | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     reported: dict[str, Any] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
@@ -362,6 +380,7 @@ class Recipe:
             self.patches.degrade == "patch" or self.intensity.per == "volume",
             "intensity.per 'patch' needs patches.degrade 'patch'",
         )
+        self._check_augmentation()
         self._check_slices()
         self._check_contrasts()
         known = [key.split(".") for key in _places(_plain(dataclasses.asdict(self)))]
@@ -376,6 +395,24 @@ class Recipe:
     @property
     def needs_vgg19(self) -> bool:
         return any(term.loss == "vgg19_features" for stage in self.stages for term in stage.generator.content)
+
+    def _check_augmentation(self) -> None:
+        spec = self.augmentation
+        if spec is None:
+            return
+        _require(
+            self.patches.degrade == "patch",
+            "augmentation needs patches.degrade 'patch', so that the degradation sees the varied patch",
+        )
+        shape, factors = self.patches.shape, self.training_degradation().factors
+        _require(
+            not spec.turns or (len(set(shape)) == 1 and shape[0] > 0 and len(set(factors)) == 1),
+            f"augmentation.turns needs cubic patches and one factor for all axes, got {shape} and {factors}",
+        )
+        _require(
+            spec.gamma is None or self.intensity.kind == "half_max",
+            "augmentation.gamma needs intensity.kind 'half_max', which says where 0 and the maximum are",
+        )
 
     def _check_slices(self) -> None:
         degradation, shape = self.training_degradation(), self.patches.shape

@@ -22,10 +22,10 @@ from tf_mrsr.volume import Volume
 MAPS = {2: GridMap.decimation((2, 2, 2)).inverse(), 4: GridMap.decimation((4, 4, 4)).inverse()}
 
 
-def trained_looking(scale_factor, upsampling, filters=8, blocks=2):
+def trained_looking(scale_factor, upsampling, filters=8, blocks=2, **arguments):
     """A generator with weights large enough that every layer matters, and batch norms that do something."""
     keras.utils.set_random_seed(7)
-    model = sanchez2018.generator(scale_factor, upsampling, filters, blocks)
+    model = sanchez2018.generator(scale_factor, upsampling, filters, blocks, **arguments)
     rng = np.random.default_rng(5)
     for variable in model.weights:
         kind = variable.path.split("/")[-1]
@@ -42,10 +42,13 @@ def trained_looking(scale_factor, upsampling, filters=8, blocks=2):
 CASES = [(2, "resize"), (2, "subpixel"), (2, "subpixel_nn"), (4, "resize"), (4, "subpixel"), (4, "subpixel_nn")]
 
 
-@pytest.mark.parametrize(("scale_factor", "upsampling"), CASES)
-def test_tiled_equals_whole(scale_factor, upsampling):
+@pytest.mark.parametrize(
+    ("scale_factor", "upsampling", "residual"), [*((*case, False) for case in CASES), (2, "subpixel_nn", True)]
+)
+def test_tiled_equals_whole(scale_factor, upsampling, residual):
     """Whole, the tail by slabs, and trunk and tail by slabs; the plans are checked to be what the names say."""
-    resolver = SuperResolver(trained_looking(scale_factor, upsampling, blocks=1), MAPS[scale_factor], "half_max")
+    generator = trained_looking(scale_factor, upsampling, blocks=1, residual=residual)
+    resolver = SuperResolver(generator, MAPS[scale_factor], "half_max")
     shape = (36, 34, 9)
     volume = scans.blobs(shape, np.eye(4)) + 1
     trunk = np.array(resolver._trunk_reach.radius) + resolver._tail_reach.radius

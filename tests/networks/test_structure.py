@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 from tests.networks import check, impulse
-from tf_mrsr.layers import TakeChannel
-from tf_mrsr.networks import li2017
+from tf_mrsr.layers import CubicUpsampling3D, TakeChannel
+from tf_mrsr.networks import li2017, sanchez2018
 from tf_mrsr.networks.structure import fold_batch_norm, reach, split
 
 
@@ -43,6 +43,14 @@ def test_reach_of_a_deconvolution_along_z(kernel, stride, radius):
     # What lies between two voxels is rounded outwards.
     assert claimed.radius[:2] == (1, 0)
     assert radius <= claimed.radius[2] <= radius + 1
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_reach_of_cubic_upsampling(factor):
+    image = keras.Input((None, None, None, 1))
+    claimed = reach(keras.Model(image, CubicUpsampling3D((1, factor, 1))(image)))
+    assert claimed.scale == (1, factor, 1)
+    assert claimed.radius == (0, 2 if factor > 1 else 0, 0)
 
 
 def test_reach_behind_convolutions_that_look_ahead():
@@ -115,3 +123,14 @@ def test_convolution_that_two_layers_read_keeps_its_batch_norm():
     volume = check.patch(model, (4, 3, 5))
     expected = model(volume, training=False).numpy()
     np.testing.assert_allclose(fold_batch_norm(model)(volume, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale_factor", [2, 4])
+def test_a_residual_generator_adds_to_the_interpolated_scan(scale_factor):
+    model = sanchez2018.generator(scale_factor, filters=4, num_residual_blocks=1, residual=True)
+    scan = np.random.default_rng(0).normal(size=(1, 6, 5, 4, 1)).astype(np.float32)
+    model.get_layer("conv_last").set_weights([np.zeros((3, 3, 3, 64, 1)), np.full(1, 0.25)])
+    interpolated = CubicUpsampling3D((scale_factor,) * 3)(scan).numpy()
+    np.testing.assert_allclose(model(scan, training=False), interpolated + 0.25, atol=1e-6)
+    parts = split(model)
+    np.testing.assert_allclose(parts.tail(parts.trunk(scan)), interpolated + 0.25, atol=1e-6)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_mrsr.layers import PixelShuffle3D, SubpixelNNInitializer
+from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, SubpixelNNInitializer, TakeChannel
 from tf_mrsr.networks.structure import TRUNK_END
 
 # Figures 1 and 2 and section 2.2; what the paper leaves open is the program's value, marked with *.
@@ -35,6 +35,7 @@ def generator(
     filters: int = FILTERS,
     num_residual_blocks: int = NUM_RESIDUAL_BLOCKS,
     output_activation: str | None = None,
+    residual: bool = False,
 ) -> keras.Model:
     """The generator of figure 2: (batch, x, y, z, 1) -> (batch, r x, r y, r z, 1), any x, y, z.
 
@@ -45,6 +46,8 @@ def generator(
         filters: filters of every convolution before the up-sampling blocks, which have 64 whatever this is.
         num_residual_blocks: number of residual blocks.
         output_activation: None as in figure 2; the program has "tanh" after its resize network only.
+        residual: not of the paper: the network gives what is to be added to the cubic interpolation of its input
+            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3). Low-resolution voxel j must lie on voxel r j.
 
     Raises:
         ValueError: if the factor is not a power of two, the up-sampling unknown, or a number too small.
@@ -69,10 +72,18 @@ def generator(
         x = _residual_block(x, filters, f"block{i}")
     x = _conv(filters, "conv_trunk")(x)
     x = _batch_norm("conv_trunk_bn")(x)
-    x = layers.Add(name=TRUNK_END)([x, long_skip])
+    if residual:
+        x = layers.Add(name="long_skip")([x, long_skip])
+        # The scan rides along, so that the up-sampling part has one input.
+        x = layers.Concatenate(name=TRUNK_END)([x, low_res])
+        interpolated = CubicUpsampling3D((scale_factor,) * 3, name="cubic")(TakeChannel(filters, name="scan")(x))
+    else:
+        x = layers.Add(name=TRUNK_END)([x, long_skip])
     for i in range(1, scale_factor.bit_length()):
         x = upsampling_block(x, f"up{i}")
     high_res = _conv(1, "conv_last", activation=output_activation, dtype="float32")(x)
+    if residual:
+        high_res = layers.Add(name="interpolated_and_details", dtype="float32")([high_res, interpolated])
     return keras.Model(low_res, high_res, name=f"sanchez2018_x{scale_factor}_{upsampling}")
 
 

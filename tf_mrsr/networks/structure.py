@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tf_mrsr.layers import PixelShuffle3D, TakeChannel
+from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, TakeChannel
 
 TRUNK_END = "trunk_end"
 STAGE_INPUT = "stage{}_input"  # name of the layer that joins source and former output; from stage 2 on
@@ -145,6 +145,10 @@ def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -
         return _enlarged(span, layer.size[axis])
     if isinstance(layer, PixelShuffle3D):
         return _enlarged(span, layer.factors[axis])
+    if isinstance(layer, CubicUpsampling3D):
+        scale, low, high = _enlarged(span, layer.factors[axis])
+        before, after = layer.TAPS[0] / span[0], layer.TAPS[-1] / span[0]
+        return (scale, low + before, high + after) if layer.factors[axis] > 1 else span
     if isinstance(layer, POINTWISE):
         return span
     raise TypeError(f"layer {layer.name}: the reach of a {type(layer).__name__} is not known")

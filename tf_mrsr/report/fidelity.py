@@ -21,6 +21,7 @@ unless a departure is listed. *program* is the authors' program, where one is pu
 `_code`. *here* holds the paper's recipes, and after a semicolon the program's where they differ. Below each table stand
 departures that are not about a single value, and why each departure was made.
 """
+CHANGED = ("_quick", "_pretrained")  # endings of recipes that are not the paper's experiment
 _SHOWN = ("network", "contrasts", "degradation", "axes", "intensity", "patches", "batch_size", "prediction", "stages")
 
 
@@ -30,16 +31,16 @@ def page() -> str:
     parts = [HEAD]
     for paper in sorted({r.paper for r, _ in loaded}):
         of_paper = [(r, values) for r, values in loaded if r.paper == paper]
-        published = [entry for entry in of_paper if not entry[0].name.endswith(("_code", "_quick"))]
+        published = [entry for entry in of_paper if not entry[0].name.endswith(("_code", *CHANGED))]
         programs = [entry for entry in of_paper if entry[0].name.endswith("_code")]
-        quick = [entry[0] for entry in of_paper if entry[0].name.endswith("_quick")]
+        changed = [entry[0] for entry in of_paper if entry[0].name.endswith(CHANGED)]
         parts.append(f"## {paper}\n")
         parts.append(", ".join(f"`{r.name}`" for r, _ in published + programs) + ":\n")
         parts.append(_table(published, programs))
         parts.append(_reasons([r for r, _ in published + programs]))
-        for changed in quick:
-            parts.append(f"`{changed.name}` is not the paper's experiment:\n")
-            parts.append(_reasons([changed]))
+        for other in changed:
+            parts.append(f"`{other.name}` is not the paper's experiment:\n")
+            parts.append(_reasons([other]))
     return "\n".join(parts)
 
 
