@@ -66,7 +66,7 @@ def expected(folder, volume=VOLUME, affine=scans.OBLIQUE):
 def test_the_card_tells_of_the_run(folder, exported):
     card = json.loads((exported / "card.json").read_text())
     assert (card["name"], card["recipe"], card["factors"]) == ("x2", "sanchez2018_srgan3d_x2_quick", [2, 2, 2])
-    assert card["facts"] == {"data": "one head", "licence": "CC0", "contrasts": ["T1w"]}
+    assert card["facts"] == {"data": "one head", "licence": "CC0", "contrasts": ["T1w"], "notes": ""}
     assert card["training"] == {"tf_mrsr": "0.1.0", "seed": 5, "steps": 2, "precision": "float32", "scans": 1}
     assert card["spacing_mm"] == {"least": [0.9, 1.1, 2.0], "most": [0.9, 1.1, 2.0]}
     assert {"saved_model.pb", "README.md", "assets.extra/tf_serving_warmup_requests"} <= set(card["files"])
@@ -257,6 +257,29 @@ def test_a_saved_model_is_exported_again_with_new_facts(folder, exported, tmp_pa
     assert second.training == first.training
     results = [models.load(f).super_resolve(Volume(VOLUME, scans.OBLIQUE), UNLIMITED).data for f in (exported, again)]
     np.testing.assert_array_equal(*results)
+
+
+def test_pictures_and_notes_are_part_of_the_card(folder, exported, tmp_path):
+    (tmp_path / "facts.yaml").write_text("notes: Good for **heads**.")
+    picture = exported / "pictures" / "training.png"  # any PNG will do
+    output = tmp_path / "pictured"
+    words = ["--card", str(tmp_path / "facts.yaml"), "--picture", str(picture)]
+    assert export.main(["--model", str(folder / "run"), "-o", str(output), *words]) == 0
+    assert export.main(["--model", str(output / "1"), "-o", str(output)]) == 0
+    for version in ("1", "2"):
+        page = (output / version / "README.md").read_text()
+        assert "Good for **heads**." in page
+        for name in ("scan1.png", "training.png"):
+            assert f"](pictures/{name})" in page
+            assert (output / version / "pictures" / name).read_bytes() == picture.read_bytes()
+            assert f"pictures/{name}" in json.loads((output / version / "card.json").read_text())["files"]
+
+
+def test_a_picture_that_is_none_is_refused(folder, tmp_path, capsys):
+    words = ["--picture", str(folder / "sub-0_T1w.nii.gz")]
+    assert export.main(["--model", str(folder / "run"), "-o", str(tmp_path / "x"), *words]) != 0
+    assert "not a PNG file" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_averaging_model_is_rebuilt(averager):

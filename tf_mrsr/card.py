@@ -39,11 +39,14 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Facts:
-    """What only the person who exports can state: the training data, its licence, its contrasts ("T1w", "FLAIR")."""
+    """What only the person who exports can state: the training data, its licence, its contrasts ("T1w", "FLAIR"), and
+    notes in Markdown, for instance what the model is good for and what was measured beyond the table.
+    """
 
     data: str = NOT_STATED
     licence: str = NOT_STATED
     contrasts: tuple[str, ...] = ()
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def read_facts(path: Path) -> Facts:
-    """The facts of a YAML file with the keys data, licence and contrasts (a list), any of them.
+    """The facts of a YAML file with the keys data, licence, contrasts (a list) and notes, any of them.
 
     Raises:
         DataError: if it cannot be read, or holds anything else.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, millimetres
 
 README_FILE = "README.md"
 
 
-def to_markdown(card: Card) -> str:
-    """The card for people to read."""
+PICTURES_FOLDER = "pictures"
+
+
+def to_markdown(card: Card, pictures: Sequence[str] = ()) -> str:
+    """The card for people to read; ``pictures`` are names of files in ``PICTURES_FOLDER``."""
     facts = card.facts
     lines = [
         f"# {card.name}",
@@ -32,6 +35,8 @@ def to_markdown(card: Card) -> str:
         "",
         *_measured_lines(card.measured),
         "",
+        *([facts.notes.strip(), ""] if facts.notes.strip() else []),
+        *(line for name in pictures for line in (f"![{name}]({PICTURES_FOLDER}/{name})", "")),
         "## Use",
         "",
         "```",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import OutputError
+from tf_mrsr.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from tf_mrsr.card import Card
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--card",
         type=cli.path,
         metavar="FILE",
-        help="YAML file with data, licence and contrasts, for the options below",
+        help="YAML file with data, licence, contrasts and notes (Markdown), for the options below and more",
     )
     arguments.add_argument("--data-description", metavar="TEXT", help="what the model was trained on")
     arguments.add_argument("--licence", metavar="TEXT", help="under which the model may be used")
@@ -49,6 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="results folder of tf-mrsr evaluate: the card's numbers",
     )
     arguments.add_argument(
+        "--picture",
+        type=cli.path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="PNG file that the card shows, as results/figures/NAME.png; it shows what is on it to whoever gets the "
+        "model. May be given more than once. A run's curve of training is shown anyway",
+    )
+    arguments.add_argument(
         "--serving-config",
         action="store_true",
         help="write models.config, batching.config and compose.yaml beside the model's folder, for tensorflow/serving",
@@ -57,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import model_folder
+    from tf_mrsr import card_page, model_folder
     from tf_mrsr.serving import config
 
     source = model_folder.resolve(arguments.model)
@@ -65,16 +75,27 @@ def _export(arguments: argparse.Namespace) -> None:
     target = _next_version(arguments.output)
     if arguments.serving_config:
         config.check(arguments.output.absolute().parent)
+    for picture in arguments.picture:
+        if picture.suffix.lower() != ".png" or not picture.is_file():
+            raise DataError(f"{picture}: not a PNG file; give a picture that tf-mrsr evaluate wrote, or leave it out")
 
     cli.load_tensorflow()
     from tf_mrsr.inference import models
+    from tf_mrsr.report import figures
 
     model = models.rebuild(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{target.parent}: cannot be made ({error.strerror})") from error
-    models.save(model._replace(card=card), target)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = {path.name: path for path in sorted((source / card_page.PICTURES_FOLDER).glob("*.png"))}
+        if arguments.picture:
+            pictures = {f"scan{number}.png": picture for number, picture in enumerate(arguments.picture, start=1)}
+        curve = figures.training_curve(source, Path(folder) / "training.png")
+        if curve is not None:
+            pictures[curve.name] = curve
+        models.save(model._replace(card=card), target, pictures)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: exported, {size / 2**20:.1f} MB; predict with --model {target}")
     if arguments.serving_config:

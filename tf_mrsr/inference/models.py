@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -206,10 +206,15 @@ def export_run(folder: Path) -> None:
     save(_of_run(folder, model_folder.read_card(folder)), folder / run_folder.SAVED_MODEL_FOLDER)
 
 
-def save(model: Model, folder: Path) -> None:
+def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None) -> None:
     """Writes a self-contained SavedModel with its card, under a temporary name first.
 
     The only way out: what training leaves, what ``tf-mrsr export`` writes and what is served are the same folder.
+
+    Args:
+        model: the model.
+        folder: where it goes.
+        pictures: PNG files for the card, by the name that each gets there.
 
     Raises:
         OutputError: if it cannot be written.
@@ -219,7 +224,7 @@ def save(model: Model, folder: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
-        _describe(model, temporary)
+        _describe(model, temporary, pictures or {})
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -230,12 +235,16 @@ def save(model: Model, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe(model: Model, folder: Path) -> None:
-    """Puts beside a SavedModel what tells of it: recipe, warm-up requests, card."""
+def _describe(model: Model, folder: Path, pictures: Mapping[str, Path]) -> None:
+    """Puts beside a SavedModel what tells of it: recipe, warm-up requests, pictures, card."""
     card = replace(model.card or cards.of_recipe(model.recipe), tf_mrsr=__version__)
     extra = folder / model_folder.EXTRA_FOLDER
     extra.mkdir()
     (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
     warm_up.write(extra / warm_up.FILE, card.name, model.resolver.signatures, stride=model.recipe.prediction.stride)
-    (folder / card_page.README_FILE).write_text(card_page.to_markdown(card), encoding="utf-8")
+    if pictures:
+        (folder / card_page.PICTURES_FOLDER).mkdir()
+    for name, picture in pictures.items():
+        shutil.copyfile(picture, folder / card_page.PICTURES_FOLDER / name)
+    (folder / card_page.README_FILE).write_text(card_page.to_markdown(card, list(pictures)), encoding="utf-8")
     (folder / cards.CARD_FILE).write_text(card.with_files(folder).to_json(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -121,6 +122,42 @@ def _reoriented(data: np.ndarray, order: list[int], flips: list[bool]) -> np.nda
 
 def _reoriented_index(index: Sequence[int], shape: Sequence[int], order: list[int], flips: list[bool]) -> list[int]:
     return [shape[a] - 1 - index[a] if flip else index[a] for a, flip in zip(order, flips, strict=True)]
+
+
+def training_curve(run: Path, path: Path) -> Path | None:
+    """Writes a PNG of a run folder's losses and, where it was validated, PSNR over the steps.
+
+    Returns:
+        ``path``, or None where the folder has no log, as a SavedModel has none.
+    """
+    losses, validation = (_read_log(run / name) for name in ("log.csv", "validation.csv"))
+    if not losses:
+        return None
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axis = figure.subplots()
+    steps = losses.pop("step")
+    losses.pop("steps_per_second", None)
+    for name, values in losses.items():
+        axis.plot(steps, values, linewidth=0.8, label=name.replace("_", " "))
+    axis.set_yscale("log")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss, weighted")
+    if validation:
+        right = axis.twinx()
+        right.plot(validation["step"], validation["psnr"], "k.-", label="PSNR")
+        right.set_ylabel("PSNR of the validation scans, dB")
+    axis.legend(fontsize=7)
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+    return path
+
+
+def _read_log(path: Path) -> dict[str, list[float]]:
+    """Column -> values of a run's log; empty where there is none."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else ())}
 
 
 def distribution(results: Results, path: Path) -> None:
