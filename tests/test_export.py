@@ -146,7 +146,11 @@ def _flat(affine):
 INVALID = {
     "nan": (_nan(VOLUME), scans.OBLIQUE, "the volume holds NaN or infinite voxels"),
     "infinite": (VOLUME * np.float32(np.inf), scans.OBLIQUE, "the volume holds NaN or infinite voxels"),
-    "small": (VOLUME[:7], scans.OBLIQUE, r"8 voxels or more along the axes\] \[0 1 2\] \[\(from 0\), it has\] \[7 12 10\]"),
+    "small": (
+        VOLUME[:7],
+        scans.OBLIQUE,
+        r"8 voxels or more along the axes\] \[0 1 2\] \[\(from 0\), it has\] \[7 12 10\]",
+    ),
     "3 x 4": (VOLUME, scans.OBLIQUE[:3], r"\[3,4\] is not compatible with expected shape \[4,4\]"),
     "3 x 3": (VOLUME, scans.OBLIQUE[:3, :3], r"\[3,3\] is not compatible with expected shape \[4,4\]"),
     "singular": (VOLUME, _flat(scans.OBLIQUE), "the affine is singular"),
@@ -198,6 +202,11 @@ def test_invalid_bytes(loaded, content, words):
         loaded.signatures["bytes"](
             volume_bytes=tf.constant(content), affine=tf.constant(scans.OBLIQUE), memory_bytes=tf.constant(MEMORY)
         )
+
+
+def test_patches_of_several_channels_are_refused(loaded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[1,9,9,9,2\] is not compatible"):
+        loaded.signatures["patches"](patches=tf.zeros((1, 9, 9, 9, 2)))
 
 
 def test_another_rank_is_refused(loaded, session):
