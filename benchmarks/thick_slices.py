@@ -1,7 +1,8 @@
 """Pairs of thick and thin series out of parts of one thin scan: ``python -m benchmarks.thick_slices SCAN OUTPUT``.
 
 Thick slices are means of three. The front of the scan trains, three times with another first slice; the back, after a
-gap, tests, once as it is and once with its slices in the opposite order. train.csv, test.csv and reversed.csv list them.
+gap, tests, once as it is and once with its slices in the opposite order. train.csv, test.csv and reversed.csv list
+them.
 """
 
 from __future__ import annotations
