@@ -39,6 +39,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "codecs": CODECS,
         "tensorboard": ["tensorboard>=2.19,<3"],
+        "onnx": ["tf2onnx>=1.16.1,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "demo": ["nilearn>=0.11,<1"],
         "test": [
             "pytest>=8,<10",

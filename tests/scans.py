@@ -1,7 +1,11 @@
 """Small scans made for tests."""
 
+import json
+
 import nibabel as nib
 import numpy as np
+
+from tf_mrsr import recipe
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([-0.9, 1.1, 2.0]), (12.0, -34.0, 56.0)
@@ -29,3 +33,12 @@ def save(path, data, affine=None, **header):
         image.header[name] = value
     nib.save(image, path)
     return path
+
+
+def untrained_run(folder):
+    """The folder of a run that is not trained yet: what commands may read before they load TensorFlow."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(recipe.load("sanchez2018_srgan3d_x2_quick").to_yaml())
+    facts = {"seed": 0, "steps": None, "precision": "float32", "data": "", "validation_data": ""}
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder

@@ -128,6 +128,51 @@ def test_the_thick_axis_may_lie_anywhere_but_must_be_there():
     assert "voxels of 1.00 x 1.00 x 0.33 mm" in words[1]
 
 
+MODEL_1 = replace(THIN, factors=(1, 1, 1), by_slice=True, spacing_mm=SpacingRange((0.8, 1.2, 3), (0.8, 1.2, 3)))
+MODEL_2 = replace(MODEL_1, factors=(1, 1, 3), spacing_mm=SpacingRange((0.8, 1.2, 1), (0.8, 1.2, 1)))
+
+
+@pytest.mark.parametrize("card", [MODEL_1, MODEL_2])
+def test_slices_keep_their_in_plane_axes(card):
+    """For networks of volumes the axis closest to right-left comes first, for those of slices the one stored first."""
+    turned = scan(1, 1, 1)
+    turned = replace(turned, affine=np.array([[0, 1.2, 0, 0], [0.8, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))
+    assert mismatches(card, turned, Path("a.nii")) == []
+    assert len(mismatches(replace(card, by_slice=False), turned, Path("a.nii"))) == 1
+
+
+def test_warnings_of_networks_of_slices():
+    thick, spacing = mismatches(MODEL_1, scan(0.8, 1.2, 1.2), Path("a.nii"))
+    assert thick == (
+        "the scan's voxels of 0.80 x 1.20 x 1.20 mm have no thick axis; the model makes a thin slice in the place of "
+        "each thick one"
+    )
+    assert spacing == (
+        "the scan has voxels of 0.80 x 1.20 x 1.20 mm; the model was trained on scans of 0.80 x 1.20 x 3.00 mm"
+    )
+    thick, spacing = mismatches(MODEL_2, scan(0.8, 1.2, 1.2), Path("a.nii"))
+    assert thick.endswith("; the model makes 3 thin slices out of each thick one")
+    assert spacing.startswith("the result would have voxels of 0.80 x 1.20 x 0.40 mm; ")
+    assert spacing.endswith(" so expects voxels 1x1x3 times that")
+    assert "| makes | a thin slice in the place of each thick one |" in card_page.to_markdown(MODEL_1)
+
+
+@pytest.mark.parametrize("name", ["series_T2w", "IM_T2w", "anonymous-PD", "T2w.dcm"])
+def test_names_of_dicom_say_nothing_of_contrast(name, tmp_path):
+    path = tmp_path / name
+    path.mkdir()
+    assert mismatches(ISOTROPIC, scan(2, 2, 2), path) == []
+    assert mismatches(ISOTROPIC, scan(2, 2, 2), Path("gone") / name) == []
+    assert len(mismatches(ISOTROPIC, scan(2, 2, 2), tmp_path / "s_T2w.nii")) == 1
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_cards_of_recipes_of_slices(model):
+    card = cards.of_recipe(recipe.load(f"narcomey2018_srgan_model{model}"))
+    assert (card.by_slice, card.axes, card.factors) == (True, "slices_last", (1, 1, 2 * model - 1))
+    assert not cards.of_recipe(recipe.load("li2017_3dsrcnn_r3")).by_slice
+
+
 def test_facts_of_a_file(tmp_path):
     (tmp_path / "facts.yaml").write_text("data: 12 heads\ncontrasts: [T1w, FLAIR]\n")
     assert cards.read_facts(tmp_path / "facts.yaml") == Facts("12 heads", cards.NOT_STATED, ("T1w", "FLAIR"))

@@ -1,8 +1,10 @@
 """From one contrast to another: pairs by name and by list, networks in stages, predictions by averaged patches."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import nibabel as nib
@@ -10,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import scans
+from tests import dicom_series, scans
 from tf_mrsr import baselines, recipe, run_folder
 from tf_mrsr.__main__ import main
-from tf_mrsr.cohort import Contrasts, Scan, find_pairs
+from tf_mrsr.cohort import Contrasts, Scan, find_pairs, find_scans, synthetic_name
 from tf_mrsr.degradation import OtherContrast
 from tf_mrsr.errors import DataError, RecipeError
 from tf_mrsr.inference import models
@@ -78,6 +80,42 @@ def test_other_grids_are_refused(tmp_path):
         read_pair(scan, OtherContrast(), nan="refuse", axes="stored")
     with pytest.raises(DataError, match="pairs of two contrasts are needed"):
         read_pair(Scan(scan.high_res), OtherContrast(), nan="refuse", axes="stored")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01_T1w.nii.gz", "sub-01_desc-synthetic_T2w.nii.gz"),
+        ("sub-01_ses-2_T1w.NII", "sub-01_ses-2_desc-synthetic_T2w.NII"),
+        ("sub-01_desc-preproc_T1w.nii", "sub-01_desc-synthetic_T2w.nii"),
+        ("head-T1w.nii", "head_desc-synthetic_T2w.nii"),
+        ("T1w.nii", "desc-synthetic_T2w.nii"),
+        ("head.nii.gz", "head_desc-synthetic_T2w.nii.gz"),
+        ("sub-01_FLAIR.nii", "sub-01_FLAIR_desc-synthetic_T2w.nii"),
+        ("series_T1w", "series_desc-synthetic_T2w"),
+    ],
+)
+def test_names_of_what_is_synthesised(name, expected):
+    assert synthetic_name(Path(name), T1_TO_T2) == expected
+
+
+def test_of_folders_the_source_contrast_is_taken(cohort, tmp_path):
+    shutil.copy(cohort / "sub-0_T2w.nii.gz", tmp_path / "named.nii.gz")
+    named = [tmp_path / "named.nii.gz", cohort / "sub-0_T1w.nii.gz"]
+    of_folder = [cohort / f"sub-{i}_T1w.nii.gz" for i in range(3)]
+    assert find_scans([*named, cohort], T1_TO_T2) == [*named, *of_folder[1:]]
+    assert len(find_scans([cohort])) == 6
+    words = r"cohort\d*: none of the 6 scans has a name that ends in PD \(as sub-01_PD\.nii\.gz\), the contrast that"
+    with pytest.raises(DataError, match=words):
+        find_scans([cohort], Contrasts("PD", "T1w"))
+
+
+def test_folders_of_dicom_are_chosen_by_name_unless_they_are_the_scan(tmp_path):
+    for name in ("a_T1w", "a_T2w"):
+        (tmp_path / "people" / name).mkdir(parents=True)
+        dicom_series.save(tmp_path / "people" / name, dicom_series.slices())
+    assert find_scans([tmp_path / "people"], T1_TO_T2) == [tmp_path / "people" / "a_T1w"]
+    assert find_scans([tmp_path / "people" / "a_T2w"], T1_TO_T2) == [tmp_path / "people" / "a_T2w"]
 
 
 def test_linear_fit_by_hand():
@@ -179,6 +217,25 @@ def test_every_stage_is_trained_and_all_are_in_one_model(acm, cohort, tmp_path):
                 count[at] += 1
     expected = expected / count * window[1] + window[0]
     np.testing.assert_allclose(result.get_fdata(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_prediction_of_a_folder_takes_the_source_contrast(acm, cohort, tmp_path, capsys):
+    command = ["--model", str(acm / "saved_model"), "--stride", "8"]
+    assert main(["predict", str(cohort), "-o", str(tmp_path / "out"), *command]) == 0
+    expected = [f"sub-{i}_desc-synthetic_T2w.nii.gz" for i in range(3)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
+    assert "warning" not in capsys.readouterr().err
+    single = files(cohort, 1)[0]
+    assert main(["predict", single, "-o", str(tmp_path / "mine.nii.gz"), *command]) == 0
+    assert main(["predict", single, "-o", str(tmp_path / "one"), *command]) == 0
+    results = [tmp_path / "out" / expected[1], tmp_path / "mine.nii.gz", tmp_path / "one" / expected[1]]
+    for result in results[1:]:
+        np.testing.assert_array_equal(nib.load(result).get_fdata(), nib.load(results[0]).get_fdata())
+    (tmp_path / "targets").mkdir()
+    shutil.copy(files(cohort, 1)[1], tmp_path / "targets")
+    assert main(["predict", str(tmp_path / "targets"), "-o", str(tmp_path / "none"), *command]) == 1
+    assert "targets: none of the 1 scans has a name that ends in T1w" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_resuming_within_the_second_stage_gives_the_same_weights(acm, cohort, tmp_path):

@@ -1,4 +1,4 @@
-"""What cannot be a volume is refused in one line, before a model is looked for; docs/dicom.md lists the same."""
+"""What cannot be a volume is refused in one line, before a model is loaded; docs/dicom.md lists the same."""
 
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from tests import dicom_series as made
+from tests import scans
 from tf_mrsr import predict
 from tf_mrsr.dicom import pixels, reading
 from tf_mrsr.errors import VolumeError
@@ -296,7 +297,8 @@ if "pyjpegls" in pixels.get_decoder(JPEGLSLossless).available_plugins:
 def test_refused_in_one_line(tmp_path, capsys, name):
     make, words = FAULTS[name]
     make(tmp_path / "series")
-    assert predict.main([str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "none")]) == 1
+    model = str(scans.untrained_run(tmp_path / "run"))
+    assert predict.main([str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--model", model]) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"error: {tmp_path / 'series'}: ")
     assert words in message

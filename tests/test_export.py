@@ -200,6 +200,11 @@ def test_invalid_bytes(loaded, content, words):
         )
 
 
+def test_patches_of_several_channels_are_refused(loaded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[1,9,9,9,2\] is not compatible"):
+        loaded.signatures["patches"](patches=tf.zeros((1, 9, 9, 9, 2)))
+
+
 def test_another_rank_is_refused(loaded, session):
     with pytest.raises(tf.errors.InvalidArgumentError):
         loaded.signatures["serving_default"](

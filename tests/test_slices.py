@@ -8,18 +8,21 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import dicom_series, scans
 from tests.networks.test_vgg19 import formula_weights, write_npy
-from tf_mrsr import evaluate, recipe
+from tf_mrsr import evaluate, intensity, model_folder, recipe
 from tf_mrsr.__main__ import main
 from tf_mrsr.cohort import Scan, find_pairs, read_scan
 from tf_mrsr.degradation import MatchedSlices
 from tf_mrsr.errors import DataError, RecipeError
 from tf_mrsr.inference import models
+from tf_mrsr.limits import UNLIMITED
 from tf_mrsr.matched_series import match
 from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Optimizer
+from tf_mrsr.serving import messages
 from tf_mrsr.training.step import make_optimizer
 from tf_mrsr.volume import read_volume
 
@@ -276,6 +279,87 @@ def test_model2_from_end_to_end(model2, patients, vgg19_file, tmp_path):
     assert rows["network"]["mse"] == pytest.approx(np.square(result.get_fdata() - truth).mean(), rel=1e-4)
     copied = nib.load(thick).get_fdata().repeat(3, axis=2)
     assert rows["nearest"]["mse"] == pytest.approx(np.square(copied - truth).mean(), rel=1e-4)
+
+
+@pytest.fixture(scope="module", params=["model1", "model2"])
+def exported(request, tmp_path_factory):
+    """A run, what it was exported to, and that loaded."""
+    run = request.getfixturevalue(request.param) / "run"
+    folder = tmp_path_factory.mktemp("exported") / request.param
+    assert main(["export", "--model", str(run), "-o", str(folder), "--contrast", "T1w"]) == 0
+    return run, folder / "1", tf.saved_model.load(str(folder / "1")).signatures
+
+
+def test_an_exported_network_of_slices_is_the_run(exported, patients):
+    run, _, signatures = exported
+    assert set(signatures) == {"serving_default", "slices", "bytes"}
+    scan = read_volume(pair(patients, 2).low_res)
+    ours = models.load(run).super_resolve(scan, UNLIMITED)
+    place = {"affine": tf.constant(scan.affine), "memory_bytes": tf.constant(UNLIMITED, tf.int64)}
+    result = signatures["serving_default"](volume=tf.constant(scan.data), **place)
+    np.testing.assert_allclose(result["volume"], ours.data, rtol=1e-6)
+    np.testing.assert_array_equal(result["affine"], ours.affine)
+    result = signatures["bytes"](volume_bytes=tf.io.serialize_tensor(scan.data), **place)
+    np.testing.assert_allclose(tf.io.parse_tensor(result["volume_bytes"], tf.float32), ours.data, rtol=1e-6)
+    # The network alone, on slices in network range; its channels are neighbouring slices.
+    window = intensity.measure(models.load(run).recipe.intensity.kind, scan.data)
+    slices = window.to_network(np.moveaxis(scan.data, 2, 0)[..., None])
+    estimated = window.to_scan(signatures["slices"](slices=tf.constant(slices))["slices"].numpy())
+    joined = estimated.transpose(1, 2, 0, 3).reshape(ours.shape)
+    np.testing.assert_allclose(joined, ours.data, atol=1e-5 * ours.data.max())
+
+
+def test_the_card_of_an_exported_network_of_slices(exported, model1, patients, tmp_path, capsys):
+    run, folder, _ = exported
+    card = model_folder.read_card(folder)
+    assert card.by_slice
+    assert card.spacing_mm.least == card.spacing_mm.most == (0.9, 1.1, 3 / card.factors[2])
+    # The model's own kind of scan, and one that has no thick slices.
+    command = ["-o", str(tmp_path / "out.nii.gz"), "--model", str(folder), "--strict"]
+    assert main(["predict", str(pair(patients, 2).low_res), *command]) == 0
+    assert "warning" not in capsys.readouterr().err
+    cubes = scans.save(tmp_path / "cubes.nii", scans.blobs((16, 16, 16), np.eye(4)) + 20, np.eye(4))
+    assert main(["predict", str(cubes), *command, "--overwrite"]) == 1
+    made = "a thin slice in the place of each" if run.parent == model1 else "3 thin slices out of each"
+    assert f"have no thick axis; the model makes {made} thick one" in capsys.readouterr().err
+
+
+def test_warm_up_requests_of_a_network_of_slices(exported):
+    _, folder, signatures = exported
+    asked = []
+    for record in tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests")):
+        request = messages.PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {name: tf.constant(messages.from_tensor(tensor)) for name, tensor in request.inputs.items()}
+        signature = signatures[request.model_spec.signature_name]
+        assert set(signature(**inputs)) == set(signature.structured_outputs)
+        asked.append(request.model_spec.signature_name)
+    assert sorted(asked) == ["bytes", "serving_default", "slices"]
+
+
+VOLUME = np.linspace(0, 1, 24 * 20 * 4, dtype=np.float32).reshape(24, 20, 4)
+INVALID = {
+    "nan": (np.where(VOLUME == 1, np.nan, VOLUME), THICK, "the volume holds NaN"),
+    "small slices": (VOLUME[:7], THICK, r"8 voxels or more along the axes\] \[0 1\] \[\(from 0\), it has\] \[7 20 4\]"),
+    "no slices": (VOLUME[..., :0], THICK, "it has"),
+    "3 x 4": (VOLUME, THICK[:3], r"\[3,4\] is not compatible"),
+    "singular": (VOLUME, THICK @ np.diag([1, 1, 0, 1]), "the affine is singular"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_volumes_are_refused_in_the_graph_of_slices(exported, name):
+    volume, affine, words = INVALID[name]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        exported[2]["serving_default"](
+            volume=tf.constant(volume, tf.float32),
+            affine=tf.constant(affine),
+            memory_bytes=tf.constant(UNLIMITED, tf.int64),
+        )
+
+
+def test_invalid_slices_are_refused_in_the_graph(exported):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[2,24,20,2\] is not compatible"):
+        exported[2]["slices"](slices=tf.zeros((2, 24, 20, 2)))
 
 
 def test_going_on_finds_the_same_weights_of_vgg19(model2, patients, vgg19_file, tmp_path, capsys):

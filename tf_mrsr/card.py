@@ -23,7 +23,7 @@ from tf_mrsr import __version__
 from tf_mrsr.errors import DataError, ModelError, RecipeError
 from tf_mrsr.geometry import THICK_RATIO, slices_last
 from tf_mrsr.recipe import Recipe, build
-from tf_mrsr.volume import Volume, stem
+from tf_mrsr.volume import Volume, is_nifti, stem
 
 CARD_FILE = "card.json"
 NOT_STATED = "not stated"
@@ -86,6 +86,7 @@ class Card:
         recipe, paper, changes: which published experiment, and what was changed of it.
         factors: high-resolution voxels per low-resolution one along the network's axes.
         axes: "stored" or "slices_last", see ``tf_mrsr.recipe.Recipe``.
+        by_slice: whether the network takes slices one by one.
         contrasts: ("T1w", "T2w") for a model from one contrast to another, else empty.
         facts: what a person stated.
         spacing_mm: of the training scans, or None.
@@ -100,6 +101,7 @@ class Card:
     changes: tuple[str, ...]
     factors: tuple[int, int, int]
     axes: str
+    by_slice: bool = False
     contrasts: tuple[str, ...] = ()
     facts: Facts = field(default_factory=Facts)
     spacing_mm: SpacingRange | None = None
@@ -138,6 +140,7 @@ def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None, ste
         changes=recipe.changes,
         factors=recipe.training_degradation().factors,
         axes=recipe.axes,
+        by_slice=recipe.training_degradation().by_slice,
         contrasts=() if pair is None else (pair.source, pair.target),
         spacing_mm=build(SpacingRange | None, run.get(SPACING_KEY)),
         training=build(Training, {**recorded, "steps": steps}) if complete else None,
@@ -247,7 +250,8 @@ def mismatches(card: Card, scan: Volume, path: Path) -> list[str]:
     Args:
         card: the model's card; what it does not state is not compared.
         scan: the low-resolution scan, axes as stored.
-        path: the scan's file; a name that ends in a contrast (_T2w) is compared with the card's.
+        path: the scan's file; a NIfTI name that ends in a contrast (_T2w) is compared with the card's, names of DICOM
+            are not: they follow no rule.
     """
     axes = _network_axes(card, scan)
     return [*_thickness(card, axes), *_spacing(card, axes), *_contrast(card, path)]
@@ -255,7 +259,7 @@ def mismatches(card: Card, scan: Volume, path: Path) -> list[str]:
 
 def _network_axes(card: Card, scan: Volume) -> _Axes:
     if card.axes == "slices_last":
-        scan = scan.with_axes(slices_last(scan.affine))
+        scan = scan.with_axes(slices_last(scan.affine, keep_in_plane=card.by_slice))
     spacing = np.array(scan.spacing_mm)
     return _Axes(spacing, bool(spacing[2] > THICK_RATIO * spacing[:2].max()))
 
@@ -263,10 +267,14 @@ def _network_axes(card: Card, scan: Volume) -> _Axes:
 def _thickness(card: Card, axes: _Axes) -> list[str]:
     if card.axes != "slices_last" or axes.thick:
         return []
-    return [
-        f"the scan's voxels of {millimetres(axes.spacing)} have no thick axis; the model makes {card.factors[2]} thin "
-        "slices out of each thick one"
-    ]
+    return [f"the scan's voxels of {millimetres(axes.spacing)} have no thick axis; the model makes {thin_slices(card)}"]
+
+
+def thin_slices(card: Card) -> str:
+    """What a model of thick slices makes, in words."""
+    if max(card.factors) == 1:
+        return "a thin slice in the place of each thick one"
+    return f"{card.factors[2]} thin slices out of each thick one"
 
 
 def _spacing(card: Card, axes: _Axes) -> list[str]:
@@ -278,6 +286,8 @@ def _spacing(card: Card, axes: _Axes) -> list[str]:
         return []
     pairs = zip(least, most, strict=True)
     ranges = " x ".join(f"{a:.2f}" if math.isclose(a, b) else f"{a:.2f}-{b:.2f}" for a, b in pairs)
+    if max(card.factors) == 1:
+        return [f"the scan has voxels of {millimetres(result)}; the model was trained on scans of {ranges} mm"]
     return [
         f"the result would have voxels of {millimetres(result)}; the model was trained on scans of {ranges} mm, so "
         f"expects voxels {'x'.join(map(str, card.factors))} times that"
@@ -285,6 +295,8 @@ def _spacing(card: Card, axes: _Axes) -> list[str]:
 
 
 def _contrast(card: Card, path: Path) -> list[str]:
+    if not is_nifti(path):
+        return []
     ending = re.split("[_-]", stem(path))[-1]
     expected = card.contrasts[:1] or card.facts.contrasts
     named = _plain(ending)

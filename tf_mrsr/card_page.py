@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, millimetres
+from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, millimetres, thin_slices
 
 README_FILE = "README.md"
 
@@ -53,7 +53,7 @@ def what_it_makes(card: Card) -> str:
     if card.contrasts:
         return f"{card.contrasts[1]} out of {card.contrasts[0]}, on the same grid"
     if card.axes == "slices_last":
-        return f"{card.factors[2]} thin slices out of each thick one"
+        return thin_slices(card)
     return f"{' x '.join(map(str, card.factors))} voxels out of each one"
 
 

@@ -45,7 +45,7 @@ class Contrasts:
             )
 
 
-def find_scans(sources: Sequence[str | Path]) -> list[Path]:
+def find_scans(sources: Sequence[str | Path], contrasts: Contrasts | None = None) -> list[Path]:
     """The scans that ``sources`` name, each once, in a stable order: NIfTI files, and folders or files of DICOM.
 
     Args:
@@ -53,14 +53,48 @@ def find_scans(sources: Sequence[str | Path]) -> list[Path]:
             lists with a column "path" (relative paths start at the list's folder). A folder without NIfTI files is
             searched for DICOM: each folder in it that holds DICOM files, or several series of one study in
             sub-folders, is one scan.
+        contrasts: where given, of a folder only the scans whose names end in the source contrast, as ``find_pairs``
+            tells them; what is named one by one is taken as it is.
 
     Raises:
         DataError: if a source does not exist, is of another kind, or nothing is found.
     """
-    scans = find_pairs(sources)
-    if any(scan.low_res is not None for scan in scans):
+    found = {source: find_pairs([source]) for source in map(Path, sources)}
+    if any(scan.low_res is not None for scans in found.values() for scan in scans):
         raise DataError("a list of pairs was given where single scans are expected; use a column path")
-    return [scan.high_res for scan in scans]
+    paths = {}
+    for source, scans in found.items():
+        taken = [scan.high_res for scan in scans]
+        if contrasts is not None and source.is_dir() and taken != [source]:
+            taken = _of_source_contrast(source, taken, contrasts)
+        for path in taken:
+            paths.setdefault(path.resolve(), path)
+    return list(paths.values())
+
+
+def _of_source_contrast(folder: Path, scans: Sequence[Path], contrasts: Contrasts) -> list[Path]:
+    taken = [path for path in scans if _split_name(path)[1] == contrasts.source]
+    if not taken:
+        raise DataError(
+            f"{folder}: none of the {len(scans)} scans has a name that ends in {contrasts.source} (as "
+            f"sub-01_{contrasts.source}.nii.gz), the contrast that the model takes; rename them, or name the files "
+            "themselves"
+        )
+    return taken
+
+
+def synthetic_name(path: Path, contrasts: Contrasts) -> str:
+    """The name of what is synthesised of a scan, after BIDS: sub-07_desc-synthetic_T2w.nii.gz of sub-07_T1w.nii.gz.
+
+    A name that does not end in the source contrast is kept whole in front; so is the ending (.nii, .nii.gz, or none for
+    the folder of a DICOM series).
+    """
+    name = stem(path)
+    suffix = path.name[len(name) :] if is_nifti(path) else ""
+    person, contrast = _split_name(path)
+    kept = person if contrast == contrasts.source else name
+    parts = [part for part in kept.rstrip("_-").split("_") if part and not part.startswith("desc-")]
+    return "_".join([*parts, "desc-synthetic", contrasts.target]) + suffix
 
 
 def find_pairs(sources: Sequence[str | Path], contrasts: Contrasts | None = None) -> list[Scan]:

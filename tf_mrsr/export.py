@@ -1,8 +1,11 @@
-"""``python -m tf_mrsr.export``: a trained model as a folder that TensorFlow alone runs, and TensorFlow Serving."""
+"""``python -m tf_mrsr.export``: a trained model as a folder that TensorFlow alone runs, and TensorFlow Serving; or its
+network as a Keras or ONNX file.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, OutputError
+from tf_mrsr.errors import DataError, ModelError, OutputError
+from tf_mrsr.model_folder import KERAS_SUFFIX, ONNX_SUFFIX, WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
     from tf_mrsr.card import Card
@@ -19,12 +23,18 @@ if TYPE_CHECKING:
 EPILOG = """\
 OUTPUT/1/ (or 2, 3, ...) gets a SavedModel with the whole way from a raw volume to the result, warm-up requests, and a
 card: card.json and README.md. What is not stated here the card calls "not stated". Signatures: serving_default (volume,
-affine, memory_bytes), bytes (the same, serialised) and patches (the network alone).
+affine, memory_bytes), bytes (the same, serialised) and patches or slices (the network alone).
+
+With --format, a run's network alone is written, from network range to network range, without geometry or card: whole
+for Keras, its weights for the builders in tf_mrsr.networks, or ONNX, checked with onnxruntime against the network.
 
 examples:
   tf-mrsr export --model runs/x2 -o models/x2 --evaluation results/ --licence CC0 --contrast T1w
   tf-mrsr export --model runs/x2 -o models/x2 --serving-config && docker compose -f models/compose.yaml up -d
+  tf-mrsr export --model runs/x2 -o x2.keras --format keras
 """
+FORMATS = {"keras": KERAS_SUFFIX, "weights": WEIGHTS_SUFFIX, "onnx": ONNX_SUFFIX}
+ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.epilog = EPILOG
     cli.add_model_option(arguments)
     arguments.add_argument(
-        "-o", "--output", type=cli.path, required=True, help="the model's folder, as models/x2; versions go below it"
+        "-o",
+        "--output",
+        type=cli.path,
+        required=True,
+        help="the model's folder, as models/x2; versions go below it. With --format, a file",
     )
+    arguments.add_argument(
+        "--format",
+        choices=("saved_model", *FORMATS),
+        default="saved_model",
+        help="saved_model (default); of the network alone: " + ", ".join(f"{k} (NAME{v})" for k, v in FORMATS.items()),
+    )
+    arguments.add_argument("--overwrite", action="store_true", help="with --format, replace a file that exists")
     arguments.add_argument(
         "--card",
         type=cli.path,
@@ -63,7 +84,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="write models.config, batching.config and compose.yaml beside the model's folder, for tensorflow/serving",
     )
-    return cli.run(_export, arguments.parse_args(argv))
+    given = arguments.parse_args(argv)
+    of_folders = (given.card, given.data_description, given.licence, given.contrast, given.evaluation)
+    given_one = given.serving_config or given.picture or any(option is not None for option in of_folders)
+    if given.format != "saved_model" and given_one:
+        arguments.error("cards and serving files go with a SavedModel; leave their options or --format out")
+    if given.format == "saved_model" and given.overwrite:
+        arguments.error("a SavedModel gets a new version; leave --overwrite out")
+    return cli.run(_export if given.format == "saved_model" else _export_network, given)
+
+
+def _export_network(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import model_folder
+
+    output = arguments.output.absolute()
+    run = model_folder.resolve(arguments.model)
+    if model_folder.is_saved_model(run):
+        raise ModelError(
+            f"{run}: a SavedModel, in which batch norms are part of the convolutions; give the run folder for --format "
+            f"{arguments.format}"
+        )
+    _, facts = model_folder.read_run(run)
+    _check_file(output, FORMATS[arguments.format], overwrite=arguments.overwrite)
+    if arguments.format == "onnx":
+        _check_onnx()
+
+    cli.load_tensorflow()
+    from tf_mrsr.conversion import keras_files, onnx_files
+    from tf_mrsr.inference import models
+
+    generator = models.load_generator(run)
+    (onnx_files if arguments.format == "onnx" else keras_files).save(generator, output)
+    print(f"{output}: {generator.count_params()} weights, {output.stat().st_size / 2**20:.1f} MB")
+    if facts.get("target_window") is not None:
+        centre, width = facts["target_window"]
+        print(f"the target's intensities, which are not in the file: --target-window {centre:.9g} {width:.9g}")
+
+
+def _check_file(output: Path, suffix: str, *, overwrite: bool) -> None:
+    if not output.name.endswith(suffix) or output.name == suffix:
+        raise OutputError(f"{output}: expected a name that ends in {suffix} for this --format")
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise OutputError(f"{output}: exists already; give another name or --overwrite")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
+    cli.check_writable(output.parent)
+
+
+def _check_onnx() -> None:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OutputError(f"--format onnx needs {', '.join(missing)}; install them with pip install 'tf_mrsr[onnx]'")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -130,6 +201,9 @@ def _next_version(output: Path) -> Path:
     if output.name.isdigit():
         raise OutputError(f"{output}: versions are numbered here; give the folder above, the model's")
     config.check_name(output.name)
+    chosen = next((name for name, suffix in FORMATS.items() if output.name.endswith(suffix)), None)
+    if chosen is not None:
+        raise OutputError(f"{output}: a file's name, but a folder is to be written; give its name or --format {chosen}")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give the name of a folder")
     if any((output / name).exists() for name in (model_folder.SAVED_MODEL_FILE, model_folder.RUN_FILE)):

@@ -20,6 +20,10 @@ RUN_FILE = "run.json"
 GENERATOR_FOLDER = "generator"
 EXTRA_FOLDER = "assets.extra"
 SAVED_MODEL_FILE = "saved_model.pb"
+# Files of a generator alone.
+KERAS_SUFFIX = ".keras"
+WEIGHTS_SUFFIX = ".weights.h5"
+ONNX_SUFFIX = ".onnx"
 
 
 def weights_directory() -> Path:

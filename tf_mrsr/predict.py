@@ -13,6 +13,7 @@ from tf_mrsr.errors import DataError, OutputError, ServerError, VolumeError
 
 if TYPE_CHECKING:
     from tf_mrsr.card import Card
+    from tf_mrsr.cohort import Contrasts
     from tf_mrsr.inference.models import Model
     from tf_mrsr.serving.client import RemoteModel
     from tf_mrsr.volume import Derivation, Volume
@@ -27,6 +28,8 @@ examples:
   tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --server localhost:8500/x2
 
 Several scans, a folder or a list go to a folder, where each keeps its name (and its place below a folder given).
+A model from one contrast to another takes of a folder the scans whose names end in its source contrast, and names what
+goes to a folder for its target: sub-01_desc-synthetic_T2w.nii.gz of sub-01_T1w.nii.gz.
 A DICOM series becomes a derived DICOM series, a folder of its own, unless a NIfTI name is given.
 """
 
@@ -84,20 +87,22 @@ def _list_series(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr import volume
     from tf_mrsr.card import mismatches
-    from tf_mrsr.cohort import read_scan
+    from tf_mrsr.cohort import Contrasts, read_scan
     from tf_mrsr.progress import Progress
 
+    card = _read_card(arguments)
     jobs = plan_outputs(
         arguments.scans,
         arguments.output,
         overwrite=arguments.overwrite or arguments.skip_existing,
         one_scan=arguments.series_uid is not None,
+        contrasts=None if card is None or not card.contrasts else Contrasts(*card.contrasts),
     )
     if arguments.skip_existing:
         jobs = [(source, target) for source, target in jobs if not _is_there(target)]
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         read_scan(jobs[0][0], nan=arguments.nan, series_uid=arguments.series_uid)
-    card, model = _open_model(arguments)
+    model = _open_model(arguments)
     derivation = _derivation(model, arguments)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
@@ -123,22 +128,29 @@ def _predict(arguments: argparse.Namespace) -> None:
             progress.advance(source.name)
 
 
-def _open_model(arguments: argparse.Namespace) -> tuple[Card | None, Model | RemoteModel]:
-    """The model and, where it is at hand, its card."""
+def _read_card(arguments: argparse.Namespace) -> Card | None:
+    """The model's card, where it is at hand."""
+    if arguments.server is not None:
+        if arguments.strict:
+            raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
+        return None
+    from tf_mrsr import model_folder
+
+    return model_folder.read_card(model_folder.resolve(arguments.model))
+
+
+def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
     if arguments.server is not None:
         from tf_mrsr.serving import client
 
-        if arguments.strict:
-            raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
-        return None, client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout)
+        return client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout)
     from tf_mrsr import model_folder
 
     folder = model_folder.resolve(arguments.model)
-    card = model_folder.read_card(folder)
     cli.load_tensorflow(arguments.device)
     from tf_mrsr.inference import models
 
-    return card, models.load(folder)
+    return models.load(folder)
 
 
 def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> Derivation:
@@ -163,7 +175,12 @@ def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, argum
 
 
 def plan_outputs(
-    sources: Sequence[str], output: Path, *, overwrite: bool, one_scan: bool = False
+    sources: Sequence[str],
+    output: Path,
+    *,
+    overwrite: bool,
+    one_scan: bool = False,
+    contrasts: Contrasts | None = None,
 ) -> list[tuple[Path, Path]]:
     """(scan, file or folder to write) for every scan, checked for collisions and for what exists.
 
@@ -172,6 +189,8 @@ def plan_outputs(
         output: NIfTI file or folder.
         overwrite: whether what exists may be replaced.
         one_scan: take the only source as one scan, however many series it holds.
+        contrasts: those of a model from one contrast to another: of a folder, scans of the source contrast are taken,
+            and what goes to a folder is named for the target.
 
     Raises:
         DataError, OutputError: if a source is missing or an output may not be written.
@@ -180,7 +199,7 @@ def plan_outputs(
 
     if one_scan and len(sources) > 1:
         raise DataError(f"--series-uid chooses from one folder; {len(sources)} sources were given")
-    scans = [Path(sources[0])] if one_scan else cohort.find_scans(sources)
+    scans = [Path(sources[0])] if one_scan else cohort.find_scans(sources, contrasts)
     single = len(sources) == 1 and scans == [Path(sources[0])]
     folders = [Path(s) for s in sources if Path(s).is_dir()]
     for folder in folders:
@@ -194,6 +213,8 @@ def plan_outputs(
         raise OutputError(f"{output}: a folder, a list or several scans need a folder as output, not a file")
     else:
         jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
+        if contrasts is not None:
+            jobs = [(scan, target.with_name(cohort.synthetic_name(scan, contrasts))) for scan, target in jobs]
         targets = [target for _, target in jobs]
         twice = next((t for t in targets if targets.count(t) > 1), None)
         if twice is not None:

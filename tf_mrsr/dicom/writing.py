@@ -310,13 +310,13 @@ def _window(volume: Volume, scale: Scale) -> tuple[str, str]:
 
 
 def _description(volume: Volume, scale: Scale, derivation: Derivation) -> str:
-    factors = " x ".join(
-        f"{old / new:.3g}" for old, new in zip(volume.source.spacing_mm, voxel_spacing_mm(volume.affine), strict=True)
-    )
+    spacings = zip(volume.source.spacing_mm, voxel_spacing_mm(volume.affine), strict=True)
+    factors = [f"{old / new:.3g}" for old, new in spacings]
+    finer = f"voxels {' x '.join(factors)} times as fine (column, row, slice)"
     text = (
         f"{PROGRAM} {__version__}, recipe {derivation.recipe}: "
         f"{'synthesised by a network' if derivation.synthetic else 'super-resolved by a network'}, "
-        f"voxels {factors} times as fine (column, row, slice)."
+        f"{'on the same grid' if set(factors) == {'1'} else finer}."
     )
     if not volume.source.is_ct and scale.slope != 1:
         text += f" Stored values are the source's intensities times {1 / scale.slope:g}."

@@ -174,9 +174,18 @@ def _load_saved_model(folder: Path) -> Any:
 
 def _of_run(folder: Path, card: Card) -> Model:
     recipe_, facts = model_folder.read_run(folder)
+    return Model(recipe_, resolver_for(recipe_, load_generator(folder), facts.get("target_window")), card)
+
+
+def load_generator(run: Path) -> keras.Model:
+    """The generator of a run, with its batch norms, as float32.
+
+    Raises:
+        ModelError: if it is no run folder, it has no generator yet, or its file is damaged.
+    """
+    recipe_, _ = model_folder.read_run(run)
     generator = build_generator(recipe_)
-    stages = run_folder.restore_generator(folder, generator)
-    return Model(recipe_, resolver_for(recipe_, up_to_stage(generator, stages), facts.get("target_window")), card)
+    return up_to_stage(generator, run_folder.restore_generator(run, generator))
 
 
 def rebuild(folder: str | Path) -> Model:

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tf_mrsr.inference.super_resolver import SuperResolver, slice_order
 
-SLICES = tf.TensorSpec((None, None, None, 1), tf.float32, "slices")
+# (n, x, y, 1). The last axis is open, because a server does not hold requests to a shape and the graph checks it.
+SLICES = tf.TensorSpec((None, None, None, None), tf.float32, "slices")
 
 
 class SliceResolver(SuperResolver):
@@ -32,8 +33,11 @@ class SliceResolver(SuperResolver):
 
         Returns:
             "slices", float32 (n, x, y, channel), in network range.
+
+        Raises:
+            tf.errors.InvalidArgumentError: in the graph, if the slices have several channels.
         """
-        return {"slices": self._networks.folded(slices)}
+        return {"slices": self._networks.folded(tf.ensure_shape(slices, (None, None, None, 1)))}
 
     def _order(self, affine: tf.Tensor) -> tf.Tensor:
         return slice_order(affine, keep_in_plane=True)

@@ -18,7 +18,8 @@ VOLUME = tf.TensorSpec((None, None, None), tf.float32, "volume")
 # 4 x 4. Stated open, because a server does not hold requests to a shape and the graph then would not check it either.
 AFFINE = tf.TensorSpec((None, None), tf.float64, "affine")
 MEMORY = tf.TensorSpec((), tf.int64, "memory_bytes")
-PATCHES = tf.TensorSpec((None, None, None, None, 1), tf.float32, "patches")
+# (n, x, y, z, 1), its last axis open for the same reason.
+PATCHES = tf.TensorSpec((None, None, None, None, None), tf.float32, "patches")
 # A name that ends in _bytes is sent as base64 where the server is asked by REST.
 BYTES = tf.TensorSpec((), tf.string, "volume_bytes")
 
@@ -109,8 +110,11 @@ class SuperResolver(tf.Module):
 
         Returns:
             "patches", float32 (n, x, y, z, 1) on the finer grid, in network range.
+
+        Raises:
+            tf.errors.InvalidArgumentError: in the graph, if the patches have several channels.
         """
-        return {"patches": self._networks.folded(patches)}
+        return {"patches": self._networks.folded(tf.ensure_shape(patches, (None, None, None, None, 1)))}
 
     @tf.function(input_signature=[BYTES, AFFINE, MEMORY])
     def resolve_bytes(
