@@ -263,6 +263,7 @@ def flop_per_low_voxel(generator) -> int:
             total += 2 * layer.kernel.shape.num_elements() * scale
             scale *= int(np.prod(layer.strides))
         elif isinstance(layer, keras.layers.Conv3D):
+            scale *= int(np.prod(getattr(layer, "size", 1)))
             total += 2 * layer.kernel.shape.num_elements() * scale
         else:
             scale *= int(np.prod(getattr(layer, "size", getattr(layer, "factors", 1))))

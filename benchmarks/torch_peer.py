@@ -12,7 +12,7 @@ from keras import layers
 from torch import nn
 from torch.nn import functional
 
-from tf_mrsr.layers import PixelShuffle3D
+from tf_mrsr.layers import NearestConv3D, PixelShuffle3D
 
 
 class Network(nn.Module):
@@ -160,6 +160,8 @@ class _Add(nn.Module):
 def _layer(layer: layers.Layer) -> nn.Module:
     if isinstance(layer, layers.Conv3DTranspose):
         return _deconvolution(layer)
+    if isinstance(layer, NearestConv3D):
+        return nn.Sequential(nn.Upsample(scale_factor=layer.size, mode="nearest"), _convolution(layer))
     if isinstance(layer, layers.Conv3D):
         return _convolution(layer)
     if isinstance(layer, layers.BatchNormalization):
@@ -168,8 +170,6 @@ def _layer(layer: layers.Layer) -> nn.Module:
         return _filled(nn.Linear(*layer.kernel.shape), layer.kernel.numpy().T, layer.bias.numpy())
     if isinstance(layer, layers.LeakyReLU):
         return nn.LeakyReLU(layer.negative_slope)
-    if isinstance(layer, layers.UpSampling3D):
-        return nn.Upsample(scale_factor=layer.size, mode="nearest")
     if isinstance(layer, PixelShuffle3D):
         return _Shuffle(layer.factors)
     plain = {layers.ReLU: nn.ReLU, layers.Add: _Add, layers.Flatten: _Flatten}
