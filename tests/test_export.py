@@ -146,7 +146,11 @@ def _flat(affine):
 INVALID = {
     "nan": (_nan(VOLUME), scans.OBLIQUE, "the volume holds NaN or infinite voxels"),
     "infinite": (VOLUME * np.float32(np.inf), scans.OBLIQUE, "the volume holds NaN or infinite voxels"),
-    "small": (VOLUME[:7], scans.OBLIQUE, r"8 voxels or more along the axes\] \[0 1 2\] \[\(from 0\), it has\] \[7 12 10\]"),
+    "small": (
+        VOLUME[:7],
+        scans.OBLIQUE,
+        r"8 voxels or more along the axes\] \[0 1 2\] \[\(from 0\), it has\] \[7 12 10\]",
+    ),
     "3 x 4": (VOLUME, scans.OBLIQUE[:3], r"\[3,4\] is not compatible with expected shape \[4,4\]"),
     "3 x 3": (VOLUME, scans.OBLIQUE[:3, :3], r"\[3,3\] is not compatible with expected shape \[4,4\]"),
     "singular": (VOLUME, _flat(scans.OBLIQUE), "the affine is singular"),

@@ -95,19 +95,25 @@ class FewFiltersConv3D(keras.layers.Conv3D):
     Processors compute 16 filters as fast as one. So the taps along x and y become filters of a convolution along z,
     and a second one, of ones and zeros, moves each to its place and adds them up. Weights, arguments and results (to
     float rounding) are those of ``Conv3D``.
+
+    A float32 layer takes bfloat16 images without a copy of them in float32: it rounds the products of each tap to
+    bfloat16, and adds the taps up in float32.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **{**kwargs, "autocast": False})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if not _on_cpu():
-            return super().call(inputs)
-        kernel = tf.cast(self.kernel, self.compute_dtype)
+            return super().call(tf.cast(inputs, self.compute_dtype))
+        kernel = tf.cast(self.kernel, inputs.dtype)
         kx, ky, kz, channels, filters = kernel.shape
         taps = tf.reshape(tf.transpose(kernel, (2, 3, 0, 1, 4)), (1, 1, kz, channels, kx * ky * filters))
         places = np.zeros((kx, ky, 1, kx, ky, filters, filters))
         for x, y in np.ndindex(kx, ky):  # the tap at (x, y) is taken from (x, y) alone
             places[x, y, 0, x, y] = np.eye(filters)
         places = tf.constant(places.reshape(kx, ky, 1, kx * ky * filters, filters), self.compute_dtype)
-        by_tap = tf.nn.conv3d(inputs, taps, [1] * 5, "SAME")
+        by_tap = tf.cast(tf.nn.conv3d(inputs, taps, [1] * 5, "SAME"), self.compute_dtype)
         return _with_bias_and_activation(self, tf.nn.conv3d(by_tap, places, [1] * 5, "SAME"))
 
 
