@@ -111,11 +111,10 @@ def measure_torch(shape: list[int], precision: str, compiled: bool) -> dict[str,
 
 def _timed_steps(update, precision: str) -> dict[str, Any]:
     compute = "float32" if precision == "float32" else "bfloat16"
-    losses = [update()]
+    losses = []
+    peak = peak_mb(lambda: losses.append(update()))
     rates = [gemm_rate(compute)]
-    seconds = []
-    peak = peak_mb(lambda: seconds.append(timed(lambda: losses.append(update()))))
-    seconds += [timed(lambda: losses.append(update())) for _ in range(STEPS - 2)]
+    seconds = [timed(lambda: losses.append(update())) for _ in range(STEPS - 1)]
     rates.append(gemm_rate(compute))
     return {"seconds": min(seconds), "gemm": max(rates), "peak_mb": peak, "losses": losses}
 
