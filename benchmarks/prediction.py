@@ -56,7 +56,8 @@ def run(*, quick: bool) -> Iterator[Row]:
                 found = in_process(measure, **about, precision=precision, memory=memory)
                 yield _row(case.name, shape, precision, memory, found, base)
                 base[precision, memory] = found["seconds"]
-        yield from _peers(case.name, about, base["float32", UNLIMITED], quick=quick)
+        ours = {precision: base[precision, UNLIMITED] for precision in ("float32", "bfloat16")}
+        yield from _peers(case.name, about, ours, quick=quick)
     yield from _linearity(quick=quick)
     yield _from_file_to_file(quick=quick)
 
@@ -82,7 +83,7 @@ def _row(name: str, shape: list[int], precision: str, memory: int, found: dict, 
     )
 
 
-def _peers(name: str, about: dict, ours: float, *, quick: bool) -> Iterator[Row]:
+def _peers(name: str, about: dict, ours: dict[str, float], *, quick: bool) -> Iterator[Row]:
     if importlib.util.find_spec("torch") is None:
         yield Row("prediction", f"{name}, PyTorch", note="not installed")
         return
@@ -103,7 +104,7 @@ def _peers(name: str, about: dict, ours: float, *, quick: bool) -> Iterator[Row]
                 found["gflop"] / found["seconds"] / found["gemm"],
                 f"GEMM in {precision}",
                 found["peak_mb"],
-                f"{found['seconds'] / ours:.2f} times our float32 seconds; "
+                f"{found['seconds'] / ours[precision]:.2f} times our seconds in {precision}; "
                 f"largest difference to our float32 {found['difference']:.1e} of the output's size",
             )
 
