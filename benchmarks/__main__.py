@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` (``make bench``): one table of all that the issue of speed is about, as Markdown and CSV."""
+"""``python -m benchmarks`` (``make bench``): speed and memory in one table, as Markdown and CSV."""
 
 from __future__ import annotations
 

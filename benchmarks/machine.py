@@ -29,11 +29,14 @@ def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
     Raises:
         RuntimeError: with the last line that the process wrote, if it fails.
     """
+    module = function.__module__
+    if module == "__main__":  # of a script that was started with python -m
+        module = sys.modules[module].__spec__.name
     command = [
         sys.executable,
         "-m",
         "benchmarks.machine",
-        function.__module__,
+        module,
         function.__name__,
         json.dumps(arguments),
     ]
