@@ -1,10 +1,10 @@
-# make demo and make test set up what they need in VENV, once.
+# make demo, make test and make bench set up what they need in VENV, once. BENCH_OPTIONS=--quick for a short bench.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tf_mrsr.demo --output demo_output --overwrite
@@ -16,10 +16,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[demo,test]"
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) build dist *.egg-info demo_output bench_output

@@ -41,6 +41,8 @@ setup(
         "tensorboard": ["tensorboard>=2.19,<3"],
         "onnx": ["tf2onnx>=1.16.1,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "demo": ["nilearn>=0.11,<1"],
+        # Peers that `make bench` measures beside tf_mrsr where they are installed.
+        "bench": ["torch>=2.6,<3", "monai>=1.5,<2"],
         "test": [
             "pytest>=8,<10",
             "hypothesis>=6.100,<7",

@@ -5,34 +5,23 @@ The series is made of smooth noise: 384 slices of 256 x 256 pixels with 12 bits,
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.machine import in_process, peak_mb, timed
+
 SHAPE = (256, 256, 384)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--child", nargs=2, metavar=("FOLDER", "OUTPUT"), help=argparse.SUPPRESS)
-    chosen = arguments.parse_args()
-    if chosen.child:
-        print(json.dumps(measure(*map(Path, chosen.child))))
-        return
     print("| series | list, s | read, s | write, s | peak above base, MB (the volume has 96) |")
     print("| --- " * 5 + "|")
     with tempfile.TemporaryDirectory() as folder:
         for name, series in make(Path(folder)):
-            command = [sys.executable, "-m", "benchmarks.dicom", "--child", str(series), f"{series}.out"]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            row = json.loads(output.splitlines()[-1])
+            row = in_process(measure, folder=str(series), output=f"{series}.out")
             print(f"| {name} | {row['list']:.2f} | {row['read']:.2f} | {row['write']:.2f} | {row['peak_mb']:.0f} |")
 
 
@@ -57,25 +46,20 @@ def _save(folder: Path, slices: list, syntax) -> Path:
     return folder
 
 
-def measure(folder: Path, output: Path) -> dict[str, float]:
+def measure(folder: str, output: str) -> dict[str, float]:
     """Seconds to list, read and write the series as a derived one, and memory above that of the imports."""
-    from benchmarks.prediction import _reset_peak, _status
     from tf_mrsr.dicom import reading, writing  # noqa: F401
     from tf_mrsr.volume import Derivation, read_volume, write_volume
 
-    _reset_peak()
-    base = _status("VmRSS")
     seconds = {}
-    started = time.perf_counter()
-    reading.list_series(folder)
-    seconds["list"] = time.perf_counter() - started
-    started = time.perf_counter()
-    volume = read_volume(folder)
-    seconds["read"] = time.perf_counter() - started
-    started = time.perf_counter()
-    write_volume(volume, output, derivation=Derivation("benchmark"))
-    seconds["write"] = time.perf_counter() - started
-    return {**seconds, "peak_mb": (_status("VmHWM") - base) / 1024}
+
+    def work() -> None:
+        seconds["list"] = timed(lambda: reading.list_series(Path(folder)))
+        volume = []
+        seconds["read"] = timed(lambda: volume.append(read_volume(Path(folder))))
+        seconds["write"] = timed(lambda: write_volume(volume[0], Path(output), derivation=Derivation("benchmark")))
+
+    return {"peak_mb": peak_mb(work), **seconds}
 
 
 if __name__ == "__main__":

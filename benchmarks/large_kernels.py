@@ -5,38 +5,46 @@ GFLOP counts the products of the direct sum, so the rate of the Fourier rows can
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-REPEATS = 3
+from benchmarks.machine import fastest, gemm_rate, in_process
+from benchmarks.table import Row
+
 PATCH = 32
+# (what, patches at a time)
+CASES = (("prediction", 1), ("prediction", 16), ("training step", 1), ("training step", 4))
 
 
-def main() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from benchmarks.prediction import gemm_rate
+def run(*, quick: bool) -> Iterator[Row]:
+    for what, batch in CASES[:1] if quick else CASES:
+        for row in in_process(measure, what=what, batch=batch):
+            yield Row(*row)
+
+
+def measure(what: str, batch: int) -> list[Row]:
+    """Rows of both ways of computing, the direct one first."""
     from tf_mrsr.networks import taloma2020
 
-    print("| what | kernels | patches | seconds | GFLOP of the direct sum | share of GEMM rate | faster |")
-    print("| --- " * 7 + "|")
-    chosen = taloma2020.LARGE_KERNEL
-    for batch in (1, 4, 16):
-        for what, steps, make in (("prediction", 1, _prediction), ("training step", 3, _training)):
-            if what == "training step" and batch == 16:
-                continue
-            seconds = {}
-            for kernels, smallest in (("direct", 99), ("Fourier", chosen)):
-                taloma2020.LARGE_KERNEL = smallest
-                run, work = make(batch)
-                run()
-                seconds[kernels] = min(_timed(run) for _ in range(REPEATS))
-                rate, faster = steps * work / seconds[kernels], seconds["direct"] / seconds[kernels]
-                print(
-                    f"| {what} | {kernels} | {batch} | {seconds[kernels]:.2f} | {steps * work:.0f} "
-                    f"| {rate / gemm_rate():.0%} | {faster:.1f} |",
-                    flush=True,
-                )
+    seconds = {}
+    rows = []
+    for kernels, smallest in (("direct", 99), ("Fourier", taloma2020.LARGE_KERNEL)):
+        taloma2020.LARGE_KERNEL = smallest
+        work, gflop = (_prediction if what == "prediction" else _training)(batch)
+        seconds[kernels] = fastest(work, 2)
+        rate = gflop / seconds[kernels]
+        rows.append(
+            Row(
+                "large-kernels",
+                f"taloma2020, {what}, patches of {PATCH} voxels a side, {batch} at a time, {kernels}",
+                seconds[kernels],
+                rate,
+                "GFLOP/s of the direct sum",
+                rate / gemm_rate(),
+                "GEMM in float32",
+                note="" if kernels == "direct" else f"{seconds['direct'] / seconds[kernels]:.1f} times as fast",
+            )
+        )
+    return rows
 
 
 def _prediction(batch: int) -> tuple[Callable[[], None], float]:
@@ -65,19 +73,10 @@ def _training(batch: int) -> tuple[Callable[[], None], float]:
         optimizer.build(model.trainable_variables)
     step = tf.function(AdversarialStep(stage, *models, *optimizers))
     patches = tf.random.stateless_normal((2, batch, PATCH, PATCH, PATCH, 1), (1, 2))
-    return lambda: step(patches[0], patches[1], tf.constant(0))["generator_loss"].numpy(), _gflop(models[0]) * batch
+    work = 3 * _gflop(models[0]) * batch
+    return lambda: step(patches[0], patches[1], tf.constant(0))["generator_loss"].numpy(), work
 
 
 def _gflop(generator) -> float:
     kernels = [v for v in generator.trainable_variables if v.path.endswith("/kernel")]
     return sum(2 * int(kernel.value.shape.num_elements()) for kernel in kernels) * PATCH**3 / 1e9
-
-
-def _timed(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    main()

@@ -107,6 +107,16 @@ def test_run_and_saved_model_predict_the_same(folder, tmp_path):
     np.testing.assert_allclose(first, second, atol=1e-3)
 
 
+def test_predict_in_bfloat16_is_close(folder, tmp_path):
+    scan, model = folder / "scans" / "sub-0.nii.gz", folder / "run" / "saved_model"
+    for precision in ("float32", "bfloat16"):
+        argv = [str(scan), "-o", str(tmp_path / f"{precision}.nii"), "--model", str(model), "--precision", precision]
+        assert predict.main(argv) == 0
+    rounded, exact = (nib.load(tmp_path / f"{precision}.nii").get_fdata() for precision in ("bfloat16", "float32"))
+    difference = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 0 < difference < 0.05
+
+
 def test_predict_takes_folders_and_lists(folder, tmp_path):
     assert predict.main([str(folder / "scans"), "-o", str(tmp_path / "a"), "--model", str(folder / "run")]) == 0
     assert sorted(os.listdir(tmp_path / "a")) == ["sub-0.nii.gz", "sub-1.nii.gz"]

@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 
 from tests import golden
-from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, ResizeFromCorner2D, SubpixelNNInitializer
+from tf_mrsr.layers import (
+    CubicUpsampling3D,
+    FewFiltersConv3D,
+    NearestConv3D,
+    PixelShuffle3D,
+    ResizeFromCorner2D,
+    SubpixelNNInitializer,
+)
 
 
 @golden.needs_golden
@@ -114,3 +121,51 @@ def test_resizing_of_the_narcomey2018_program(name):
     image = golden.volume([int(n) for n in name.removeprefix("resize_").split("x")])
     expected = golden.array("vgg", f"{name}.npy", golden.NARCOMEY)
     np.testing.assert_allclose(ResizeFromCorner2D((224, 224))(image)[:, ::4, ::4], expected, atol=1e-5)
+
+
+def _results(function, image, weights):
+    """Output, and the gradients of image and weights."""
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        output = function(image)
+        loss = tf.reduce_sum(tf.sin(output))
+    return [output, *tape.gradient(loss, [image, *weights])]
+
+
+def _assert_same(ours, theirs):
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, atol=1e-5 * np.abs(their).max())
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 3), (5, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize("filters", [1, 2])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_few_filters_convolve_as_keras_does(kernel, filters, on_cpu, monkeypatch):
+    monkeypatch.setattr("tf_mrsr.layers._on_cpu", lambda: on_cpu)
+    image = tf.random.stateless_normal((2, 6, 5, 7, 3), (1, 2))
+    arguments = {"padding": "same", "activation": "tanh", "bias_initializer": "random_normal"}
+    ours, theirs = FewFiltersConv3D(filters, kernel, **arguments), keras.layers.Conv3D(filters, kernel, **arguments)
+    for layer in (ours, theirs):
+        layer.build(image.shape)
+    theirs.set_weights(ours.get_weights())
+    _assert_same(*(_results(layer, image, layer.trainable_weights) for layer in (ours, theirs)))
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(3, (2, 2, 2)), (5, (2, 3, 1)), ((1, 3, 7), (3, 1, 2))])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_nearest_convolution_is_both_layers(kernel, size, on_cpu, monkeypatch):
+    monkeypatch.setattr("tf_mrsr.layers._on_cpu", lambda: on_cpu)
+    image = tf.random.stateless_normal((2, 4, 3, 5, 3), (1, 2))
+    nearest, convolution = keras.layers.UpSampling3D(size), keras.layers.Conv3D(4, kernel, padding="same")
+    ours = NearestConv3D(4, kernel, size=size, bias_initializer="random_normal")
+    for layer in (ours, convolution):
+        layer.build(image.shape)
+    convolution.set_weights(ours.get_weights())
+    expected = _results(lambda x: convolution(nearest(x)), image, convolution.trainable_weights)
+    _assert_same(_results(ours, image, ours.trainable_weights), expected)
+
+
+def test_nearest_convolution_tells_its_shape_and_comes_back_from_its_config():
+    layer = NearestConv3D(4, 3, size=(2, 1, 3))
+    assert layer(keras.Input((None, 5, 6, 2))).shape == (None, None, 5, 18, 4)
+    assert NearestConv3D.from_config(layer.get_config()).get_config() == layer.get_config()

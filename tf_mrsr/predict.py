@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--strict", action="store_true", help="refuse scans that the model's card does not cover, instead of a warning"
     )
+    arguments.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: faster where the processor has instructions for it, the result differs a little (default "
+        "float32)",
+    )
     arguments.add_argument("--series-uid", metavar="UID", help="the DICOM series to take, where there are several")
     arguments.add_argument("--list-series", action="store_true", help="list the DICOM series in SCANS and stop")
     arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -133,6 +140,8 @@ def _read_card(arguments: argparse.Namespace) -> Card | None:
     if arguments.server is not None:
         if arguments.strict:
             raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
+        if arguments.precision != "float32":
+            raise ServerError("--precision is the server's own matter; use --model, or leave it out")
         return None
     from tf_mrsr import model_folder
 
@@ -150,7 +159,7 @@ def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
     cli.load_tensorflow(arguments.device)
     from tf_mrsr.inference import models
 
-    return models.load(folder)
+    return models.load(folder, "mixed_bfloat16" if arguments.precision == "bfloat16" else "float32")
 
 
 def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> Derivation:

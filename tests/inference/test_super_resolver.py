@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import scans
-from tf_mrsr import recipe
+from tf_mrsr import networks, recipe
 from tf_mrsr.errors import ModelError, VolumeError
 from tf_mrsr.geometry import GridMap, slices_last
 from tf_mrsr.inference import models
@@ -67,6 +67,30 @@ def test_tiled_equals_whole(scale_factor, upsampling, residual):
     for budget in (tail_budget, 1):
         tiled = resolver(volume, np.eye(4), budget)["volume"].numpy()
         np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_bfloat16_is_close_and_takes_less_memory():
+    exact, rounded = (
+        SuperResolver(in_precision(precision), MAPS[2], "half_max") for precision in ("float32", "mixed_bfloat16")
+    )
+    volume = scans.blobs((16, 15, 9), np.eye(4)) + 1
+    expected = exact(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    result = rounded(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    assert result.dtype == np.float32
+    difference = np.abs(result - expected).max() / np.abs(expected).max()
+    assert 1e-5 < difference < 0.05  # it computes in another precision, and to the same end
+    assert rounded._tail_bytes < exact._tail_bytes
+    tiled = rounded(volume, np.eye(4), 1)["volume"].numpy()
+    np.testing.assert_allclose(tiled, result, atol=0.01 * np.abs(expected).max())
+
+
+def in_precision(precision):
+    """``trained_looking`` built anew to compute in a precision."""
+    model = trained_looking(2, "subpixel_nn")
+    arguments = {"scale_factor": 2, "upsampling": "subpixel_nn", "filters": 8, "num_residual_blocks": 2}
+    copy = networks.build("sanchez2018", "generator", arguments, precision)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def test_a_halo_too_small_would_show():
@@ -171,7 +195,8 @@ def test_update_takes_over_weights_without_a_new_graph():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    loaded = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn")
+    small = ["network.generator.filters=8", "network.generator.num_residual_blocks=2"]
+    loaded = recipe.load("sanchez2018_srgan3d_x2_subpixel_nn", small)
     model = models.Model(loaded, models.resolver_for(loaded, trained_looking(2, "subpixel_nn")))
     folder = tmp_path_factory.mktemp("model") / "saved_model"
     models.save(model, folder)
@@ -186,6 +211,15 @@ def test_saved_model_is_the_same(saved):
     ours, theirs = model.super_resolve(volume, UNLIMITED), loaded.super_resolve(volume, UNLIMITED)
     np.testing.assert_array_equal(ours.data, theirs.data)
     np.testing.assert_array_equal(ours.affine, theirs.affine)
+
+
+def test_saved_model_in_bfloat16(saved):
+    folder = saved[1]
+    volume = Volume(scans.blobs((14, 12, 10), scans.OBLIQUE) + 1, scans.OBLIQUE)
+    exact, rounded = (models.load(folder, p).super_resolve(volume, UNLIMITED) for p in ("float32", "mixed_bfloat16"))
+    np.testing.assert_array_equal(rounded.affine, exact.affine)
+    difference = np.abs(rounded.data - exact.data).max() / np.abs(exact.data).max()
+    assert 1e-5 < difference < 0.05
 
 
 def test_saved_model_needs_none_of_our_code_and_no_keras(saved, tmp_path):

@@ -11,7 +11,7 @@ from tf_mrsr.networks.structure import reach, split
 
 def test_generator_has_seven_layers_with_one_deconvolution():
     layers = check.convolutions(li2017.generator(3))
-    assert [type(layer).__name__ for layer in layers] == ["Conv3D"] * 5 + ["Conv3DTranspose", "Conv3D"]
+    assert [type(layer).__name__ for layer in layers] == ["Conv3D"] * 5 + ["Conv3DTranspose", "FewFiltersConv3D"]
     assert [layer.kernel_size for layer in layers] == [(3, 3, 3)] * 7
     assert [layer.filters for layer in layers] == [64] * 6 + [1]
     assert [layer.strides for layer in layers] == [(1, 1, 1)] * 5 + [(1, 1, 3), (1, 1, 1)]

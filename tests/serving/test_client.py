@@ -161,8 +161,9 @@ def test_addresses(text):
     assert str(parse_address(text)) == text
 
 
-def test_strict_needs_the_card(tmp_path, capsys):
+@pytest.mark.parametrize("option", [["--strict"], ["--precision", "bfloat16"]])
+def test_what_a_server_cannot_be_asked(tmp_path, capsys, option):
     scans.save(tmp_path / "a.nii", VOLUME.data, scans.OBLIQUE)
-    argv = [str(tmp_path / "a.nii"), "-o", str(tmp_path / "b.nii"), "--server", "localhost:1/x2", "--strict"]
+    argv = [str(tmp_path / "a.nii"), "-o", str(tmp_path / "b.nii"), "--server", "localhost:1/x2", *option]
     assert predict.main(argv) == 1
     assert "use --model" in capsys.readouterr().err

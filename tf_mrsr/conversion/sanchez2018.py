@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_mrsr.conversion.tensors import assign, translate
 from tf_mrsr.errors import ModelError
+from tf_mrsr.layers import NearestConv3D
 from tf_mrsr.run_folder import DAMAGED
 
 # Our layers to the program's, which counts residual blocks from 0.
@@ -40,7 +41,7 @@ def load(generator: keras.Model, source: Path) -> None:
             has no tanh where the program has one.
     """
     last = generator.get_layer("conv_last")
-    resizes = any(isinstance(layer, keras.layers.UpSampling3D) for layer in generator.layers)
+    resizes = any(isinstance(layer, NearestConv3D) for layer in generator.layers)
     if resizes and last.activation is not keras.activations.tanh:
         raise ModelError("the program's resize network ends in tanh, this recipe's does not; take the one with '_code'")
     assign(generator, _names(generator), {k: _turn(v) for k, v in read_checkpoint(source).items()}, source)

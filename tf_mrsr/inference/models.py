@@ -152,17 +152,24 @@ def resolver_for(
     return SuperResolver(generator, **arguments)
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | Path, precision: str = "float32") -> Model:
     """Loads a run folder or a SavedModel folder.
 
+    Args:
+        folder: the model.
+        precision: what it computes in, "float32" or "mixed_bfloat16", which is faster where the processor has bfloat16
+            instructions.
+
     Raises:
-        ModelError: if it is neither, or a file is missing, damaged or changed.
+        ModelError: if it is neither, or a file is missing, damaged or changed; with "mixed_bfloat16" also if a
+            SavedModel's weights are not those of its recipe's network.
     """
     folder = Path(folder)
     card = model_folder.read_card(folder)
     if not model_folder.is_saved_model(folder):
-        return _of_run(folder, card)
-    return Model(model_folder.read_recipe(folder), _load_saved_model(folder), card)
+        return _of_run(folder, card, precision)
+    model = Model(model_folder.read_recipe(folder), _load_saved_model(folder), card)
+    return model if precision == "float32" else _rebuilt(model, folder, precision)
 
 
 def _load_saved_model(folder: Path) -> Any:
@@ -172,19 +179,23 @@ def _load_saved_model(folder: Path) -> Any:
         raise ModelError(f"{folder}: the SavedModel is damaged; fetch or export it again") from error
 
 
-def _of_run(folder: Path, card: Card) -> Model:
+def _of_run(folder: Path, card: Card, precision: str = "float32") -> Model:
     recipe_, facts = model_folder.read_run(folder)
-    return Model(recipe_, resolver_for(recipe_, load_generator(folder), facts.get("target_window")), card)
+    return Model(recipe_, resolver_for(recipe_, load_generator(folder, precision), facts.get("target_window")), card)
 
 
-def load_generator(run: Path) -> keras.Model:
-    """The generator of a run, with its batch norms, as float32.
+def load_generator(run: Path, precision: str = "float32") -> keras.Model:
+    """The generator of a run, with its batch norms.
+
+    Args:
+        run: the run folder.
+        precision: what it computes in, see ``load``; its weights are float32 all the same.
 
     Raises:
         ModelError: if it is no run folder, it has no generator yet, or its file is damaged.
     """
     recipe_, _ = model_folder.read_run(run)
-    generator = build_generator(recipe_)
+    generator = build_generator(recipe_, precision)
     return up_to_stage(generator, run_folder.restore_generator(run, generator))
 
 
@@ -196,11 +207,14 @@ def rebuild(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     model = load(folder)
-    if isinstance(model.resolver, SuperResolver):
-        return model
+    return model if isinstance(model.resolver, SuperResolver) else _rebuilt(model, folder)
+
+
+def _rebuilt(model: Model, folder: Path, precision: str = "float32") -> Model:
+    """The model of a SavedModel with a resolver built from the recipe."""
     window = model.target_window
     kept = model.resolver.network_variables
-    generator = build_generator(model.recipe)
+    generator = build_generator(model.recipe, precision)
     for stages in range(stage_count(generator), 0, -1):
         resolver = resolver_for(model.recipe, up_to_stage(generator, stages), window)
         if [v.shape for v in resolver.network_variables] == [v.shape for v in kept]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from tf_mrsr.layers import FewFiltersConv3D
 from tf_mrsr.networks.structure import TRUNK_END
 
 # Section 2.1 has the layers and their order. Kernels, numbers of filters and the discriminator's strides are in figure
@@ -119,7 +120,7 @@ def _srcnn(architecture: str, sees: Sequence[bool], scale_factor: int, filters: 
     x = _deconv(sizes[-2], filters[-1], scale_factor, "deconv")(x)
     x = _batch_norm("deconv_bn")(x)
     x = layers.ReLU(name="deconv_act")(x)
-    high_res = _conv(sizes[-1], 1, "conv_last", dtype="float32")(x)
+    high_res = _conv(sizes[-1], 1, "conv_last", few=True, dtype="float32")(x)
     return keras.Model(low_res, high_res, name=f"li2017_{architecture}_x{scale_factor}")
 
 
@@ -136,8 +137,10 @@ def _residual_pair(
     return layers.Add(name=add_name)([x, skip])
 
 
-def _conv(size: tuple[int, ...], filters: int, name: str, padding: str = "same", **kwargs) -> layers.Layer:
-    convolution = {2: layers.Conv2D, 3: layers.Conv3D}[len(size)]
+def _conv(
+    size: tuple[int, ...], filters: int, name: str, padding: str = "same", *, few: bool = False, **kwargs
+) -> layers.Layer:
+    convolution = {2: layers.Conv2D, 3: FewFiltersConv3D if few else layers.Conv3D}[len(size)]
     return convolution(filters, size, padding=padding, kernel_initializer=XAVIER, name=name, **kwargs)
 
 

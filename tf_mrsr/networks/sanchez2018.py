@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, SubpixelNNInitializer, TakeChannel
+from tf_mrsr.layers import (
+    CubicUpsampling3D,
+    FewFiltersConv3D,
+    NearestConv3D,
+    PixelShuffle3D,
+    SubpixelNNInitializer,
+    TakeChannel,
+)
 from tf_mrsr.networks.structure import TRUNK_END
 
 # Figures 1 and 2 and section 2.2; what the paper leaves open is the program's value, marked with *.
@@ -81,7 +88,7 @@ def generator(
         x = layers.Add(name=TRUNK_END)([x, long_skip])
     for i in range(1, scale_factor.bit_length()):
         x = upsampling_block(x, f"up{i}")
-    high_res = _conv(1, "conv_last", activation=output_activation, dtype="float32")(x)
+    high_res = _conv(1, "conv_last", FewFiltersConv3D, activation=output_activation, dtype="float32")(x)
     if residual:
         high_res = layers.Add(name="interpolated_and_details", dtype="float32")([high_res, interpolated])
     return keras.Model(low_res, high_res, name=f"sanchez2018_x{scale_factor}_{upsampling}")
@@ -130,8 +137,7 @@ def _residual_block(x: keras.KerasTensor, filters: int, name: str) -> keras.Kera
 def _resize_block(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     x = _conv(UPSAMPLING_FILTERS, f"{name}_conv1")(x)
     x = _leaky_relu(f"{name}_conv1_act", GENERATOR_SLOPE)(x)
-    x = layers.UpSampling3D(2, name=f"{name}_nearest")(x)
-    x = _conv(UPSAMPLING_FILTERS, f"{name}_conv2")(x)
+    x = _conv(UPSAMPLING_FILTERS, f"{name}_conv2", NearestConv3D, size=(2, 2, 2))(x)
     return _leaky_relu(f"{name}_conv2_act", GENERATOR_SLOPE)(x)
 
 
@@ -154,10 +160,8 @@ def _subpixel_nn_block(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return _leaky_relu(f"{name}_act", GENERATOR_SLOPE)(x)
 
 
-def _conv(filters: int, name: str, **kwargs) -> layers.Layer:
-    return layers.Conv3D(
-        filters, KERNEL_SIZE, padding="same", kernel_initializer=_normal(KERNEL_STDDEV), name=name, **kwargs
-    )
+def _conv(filters: int, name: str, kind: type[layers.Layer] = layers.Conv3D, **kwargs) -> layers.Layer:
+    return kind(filters, KERNEL_SIZE, padding="same", kernel_initializer=_normal(KERNEL_STDDEV), name=name, **kwargs)
 
 
 def _batch_norm(name: str) -> layers.Layer:

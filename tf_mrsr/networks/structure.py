@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tf_mrsr.layers import CubicUpsampling3D, PixelShuffle3D, TakeChannel
+from tf_mrsr.layers import CubicUpsampling3D, NearestConv3D, PixelShuffle3D, TakeChannel
 
 TRUNK_END = "trunk_end"
 STAGE_INPUT = "stage{}_input"  # name of the layer that joins source and former output; from stage 2 on
@@ -126,6 +126,8 @@ def reach(model: keras.Model) -> Reach:
 
 
 def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -> tuple[float, float, float]:
+    if isinstance(layer, NearestConv3D):
+        span = _enlarged(span, layer.size[axis])
     scale, low, high = span
     if isinstance(layer, _DECONVOLUTIONS):
         kernel, stride = layer.kernel_size[axis], layer.strides[axis]
