@@ -62,10 +62,6 @@ for name in "$@"; do
             train $name ${name}_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100
             ship $name "$(flair sub-12)"
             ;;
-        taloma2020_t1w_t2w)
-            train $name taloma2020_resgan_pretrained "$(mni sub-07 T1w T2w)" --steps 1500
-            ship $name "$(mni sub-26 T1w T2w)"
-            ;;
         *)
             echo "unknown model $name" >&2
             exit 1
