@@ -1,0 +1,62 @@
+"""The models that come with the package: whole, described, and better than interpolation on something simple."""
+
+import subprocess
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests import scans
+from tf_mrsr import card, model_folder, models, predict
+from tf_mrsr.card import NOT_STATED
+
+NAMES = model_folder.shipped()
+MOST_BYTES = 20 * 2**20
+
+
+def test_what_is_shipped():
+    assert set(NAMES) == {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3", "sanchez2018_x2", "sanchez2018_x4"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_is_whole_and_described(name):
+    folder = model_folder.weights_directory() / name
+    facts = card.read(folder)  # checks every file's sha256
+    assert facts.name == name
+    assert NOT_STATED not in (facts.facts.data, facts.facts.licence)
+    assert facts.training is not None
+    assert facts.spacing_mm is not None
+    summary = facts.measured.summary
+    assert summary["network"]["psnr"]["mean"] > summary["cubic"]["psnr"]["mean"]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+def test_the_script_behind_the_weights_is_sound():
+    script = model_folder.weights_directory().parent / "train" / "weights.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    for name in NAMES:
+        assert name in script.read_text()
+        card.read_facts(script.parent / "cards" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_name_through_the_command(name, tmp_path, capsys):
+    """A smooth scan comes back on its finer grid and in its own intensities."""
+    facts = card.read(model_folder.weights_directory() / name)
+    spacing = np.array(facts.spacing_mm.least) * facts.factors
+    affine = np.diag([*spacing, 1])
+    data = scans.blobs((20, 18, 16), affine) + 50
+    scan = scans.save(tmp_path / "scan.nii.gz", data, affine)
+    assert predict.main([str(scan), "-o", str(tmp_path / "fine.nii.gz"), "--model", name, "--strict"]) == 0
+    fine = nib.load(tmp_path / "fine.nii.gz")
+    assert fine.shape == tuple(n * f for n, f in zip(data.shape, facts.factors, strict=True))
+    np.testing.assert_allclose(fine.header.get_zooms(), facts.spacing_mm.least, rtol=1e-3)
+    inner = tuple(slice(4 * f, -4 * f) for f in facts.factors)
+    assert abs(np.asarray(fine.dataobj)[inner].mean() / data[4:-4, 4:-4, 4:-4].mean() - 1) < 0.05
+
+
+def test_models_lists_them(capsys):
+    assert models.main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in NAMES)
+    assert "not measured" not in printed
