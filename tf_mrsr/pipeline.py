@@ -4,7 +4,7 @@ read - degrade - measure intensity - cut both patches - to network range
 
 or, where the recipe degrades patches:
 
-read - cut the high-resolution patch - measure - to network range - vary - degrade
+read - cut the high-resolution patch - measure - to network range - vary - degrade (at random, if asked for)
 
 Every batch is a pure function of (scans, recipe, seed, step). A run can therefore go on at any step without any
 iterator's state, and gives the batches that an uninterrupted run would have given.
@@ -12,7 +12,6 @@ iterator's state, and gives the batches that an uninterrupted run would have giv
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mrsr import intensity, patches
-from tf_mrsr.augmentation import augment
+from tf_mrsr.augmentation import augment, degrade
 from tf_mrsr.card import spacing_range
 from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.errors import DataError, MrsrError, VolumeError
@@ -34,7 +33,8 @@ from tf_mrsr.recipe import Recipe
 # An epoch mixes the patches of this many scans at a time, so that few are read twice. It must not depend on the
 # machine: batches are a function of it.
 SCANS_PER_GROUP = 16
-_AUGMENTATION = 1  # its draws are none of those that place a patch
+# What else is drawn for a patch, apart from its place.
+_VARIANT, _DEGRADATION = 1, 2
 
 
 class Pair(NamedTuple):
@@ -165,7 +165,7 @@ class PatchPairs:
             low_res, high_res = (np.stack(side) for side in zip(*pairs, strict=True))
         else:
             high_res = np.stack([self._cut_high(epoch, *item) for item in chosen])
-            low_res = self._degradation.batch(high_res)
+            low_res = self._degrade(epoch, chosen, high_res)
         return low_res[..., None].astype(np.float32), high_res[..., None].astype(np.float32)
 
     def _cut_pair(self, epoch: int, scan: int, patch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,8 +183,16 @@ class PatchPairs:
         high_res = window.to_network(high_res)
         if self._recipe.augmentation is None:
             return high_res
-        rng = np.random.default_rng((self._seed, epoch, scan, patch, _AUGMENTATION))
-        return augment(high_res, rng, **dataclasses.asdict(self._recipe.augmentation))
+        rng = np.random.default_rng((self._seed, epoch, scan, patch, _VARIANT))
+        return augment(high_res, rng, **self._recipe.augmentation.of_patches)
+
+    def _degrade(self, epoch: int, chosen: Sequence[tuple[int, int]], high_res: np.ndarray) -> np.ndarray:
+        variation = self._recipe.augmentation and self._recipe.augmentation.of_degradation
+        if not variation:
+            return self._degradation.batch(high_res)
+        rngs = [np.random.default_rng((self._seed, epoch, *item, _DEGRADATION)) for item in chosen]
+        low_res = [degrade(p, self._degradation, rng, **variation) for p, rng in zip(high_res, rngs, strict=True)]
+        return np.stack(low_res)
 
     def _place(self, epoch: int, scan: int, patch: int) -> tuple[Pair, patches.Index3]:
         pair = self._pair(self._scans[scan])

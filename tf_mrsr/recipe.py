@@ -116,19 +116,38 @@ class Patches:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random variants of patches: flips, turns of cubic patches, gamma between two bounds; see
-    ``tf_mrsr.augmentation.augment``. Patches are varied before they are degraded.
+    """Random variants of patches: flips, turns of cubic patches, gamma and scale between two bounds; then of their
+    degradation: sigma and noise between two bounds. See ``tf_mrsr.augmentation``.
     """
 
     flips: bool = False
     turns: bool = False
     gamma: tuple[float, float] | None = None
+    scale: tuple[float, float] | None = None
+    sigma: tuple[float, float] | None = None
+    noise: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("gamma", "scale", "sigma"):
+            bounds = getattr(self, name)
+            _require(
+                bounds is None or 0 < bounds[0] <= bounds[1] < math.inf,
+                f"augmentation.{name} must be two finite numbers over 0 in order, got {bounds}",
+            )
         _require(
-            self.gamma is None or 0 < self.gamma[0] <= self.gamma[1] < math.inf,
-            f"augmentation.gamma must be two finite numbers over 0 in order, got {self.gamma}",
+            self.noise is None or 0 <= self.noise[0] <= self.noise[1] < 1,
+            f"augmentation.noise must be two numbers from 0 to under 1 in order, got {self.noise}",
         )
+
+    @property
+    def of_patches(self) -> dict[str, Any]:
+        """Arguments of ``tf_mrsr.augmentation.augment``."""
+        return {"flips": self.flips, "turns": self.turns, "gamma": self.gamma, "scale": self.scale}
+
+    @property
+    def of_degradation(self) -> dict[str, Any]:
+        """Arguments of ``tf_mrsr.augmentation.degrade``; empty if the degradation is always the same."""
+        return {} if self.sigma is None and self.noise is None else {"sigma": self.sigma, "noise": self.noise}
 
 
 @dataclass(frozen=True)
@@ -409,9 +428,14 @@ class Recipe:
             not spec.turns or (len(set(shape)) == 1 and shape[0] > 0 and len(set(factors)) == 1),
             f"augmentation.turns needs cubic patches and one factor for all axes, got {shape} and {factors}",
         )
+        for name in ("gamma", "scale", "noise"):
+            _require(
+                getattr(spec, name) is None or self.intensity.kind == "half_max",
+                f"augmentation.{name} needs intensity.kind 'half_max', which says where 0 and the maximum are",
+            )
         _require(
-            spec.gamma is None or self.intensity.kind == "half_max",
-            "augmentation.gamma needs intensity.kind 'half_max', which says where 0 and the maximum are",
+            spec.sigma is None or self.degradation["kind"] == "gaussian_decimation",
+            f"augmentation.sigma needs degradation.kind 'gaussian_decimation', got {self.degradation['kind']!r}",
         )
 
     def _check_slices(self) -> None:
