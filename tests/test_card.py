@@ -186,17 +186,40 @@ def test_what_are_no_facts(tmp_path, text):
 
 
 def _results(folder, recipe_line):
-    table = {"protocol": [recipe_line, "mask: auto"], "summary": SUMMARY, "cases": [{"case": "a"}, {"case": "a"}]}
+    rows = [("a", "cubic", 30), ("b", "cubic", 28), ("a", "network", 31), ("b", "network", None)]
+    cases = [{"case": c, "method": m, "psnr": psnr, "ssim": 0.5, "mse": 7} for c, m, psnr in rows]
+    table = {"protocol": [recipe_line, "mask: auto"], "summary": SUMMARY, "cases": cases}
+    folder.mkdir(exist_ok=True)
     (folder / "table.json").write_text(json.dumps(table))
     return folder
 
 
 def test_numbers_of_an_evaluation(tmp_path):
     chosen = recipe.load("sanchez2018_srgan3d_x2_quick")
-    measured = cards.read_evaluation(_results(tmp_path, f"recipe: {chosen.name}, changed: batch_size=1"), chosen)
-    assert measured.scans == 1
+    results = _results(tmp_path, f"recipe: {chosen.name}, changed: batch_size=1")
+    measured = cards.read_evaluation([results], chosen)
+    assert measured.scans == 2
     assert measured.protocol[1] == "mask: auto"
-    assert measured.summary["network"]["psnr"]["mean"] == 31.2
+    assert measured.summary["cubic"] == {"psnr": {"mean": 29, "std": 1}, "ssim": {"mean": 0.5, "std": 0}}
+    assert measured.summary["network"]["psnr"] == {"mean": None, "std": None}
+    assert measured.gains == {"cubic": (1, 1, 1)}
+
+
+def test_folds_are_joined(tmp_path):
+    """The same name in two folds is two scans."""
+    chosen = recipe.load("sanchez2018_srgan3d_x2_quick")
+    folds = [_results(tmp_path / name, f"recipe: {chosen.name}") for name in ("a", "b")]
+    table = json.loads((folds[1] / "table.json").read_text())
+    for row, psnr in zip(table["cases"], (30, 34, 34, 40), strict=True):
+        row["psnr"] = psnr
+    (folds[1] / "table.json").write_text(json.dumps(table))
+    measured = cards.read_evaluation(folds, chosen)
+    assert (measured.scans, measured.summary["cubic"]["psnr"]["mean"]) == (4, 30.5)
+    assert measured.gains["cubic"] == (11 / 3, 1, 6)
+    table["protocol"][1] = "mask: whole volume"
+    (folds[1] / "table.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="measured differently"):
+        cards.read_evaluation(folds, chosen)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +235,13 @@ def test_numbers_of_an_evaluation(tmp_path):
 def test_what_is_no_evaluation_of_the_model(tmp_path, prepare, words):
     prepare(tmp_path)
     with pytest.raises(DataError, match=words):
-        cards.read_evaluation(tmp_path, recipe.load("sanchez2018_srgan3d_x2_quick"))
+        cards.read_evaluation([tmp_path], recipe.load("sanchez2018_srgan3d_x2_quick"))
 
 
 def test_the_page_says_what_is_known_and_what_is_not():
-    page = card_page.to_markdown(replace(ISOTROPIC, measured=Measured(("mask: auto",), 2, SUMMARY)))
+    measured = Measured(("mask: auto",), 2, SUMMARY, {"cubic": (1.1, 0.9, 1.3), "linear": (2, 2, 2)})
+    page = card_page.to_markdown(replace(ISOTROPIC, measured=measured))
+    assert "Network minus cubic, scan by scan: +1.10 dB on average, +0.90 to +1.30 dB." in page
     assert "| licence | CC0 |" in page
     assert "| network | 31.20 (1.00) | 0.9100 (0.0100) |" in page
     assert "| voxels of the training scans | 0.90 x 0.90 x 1.00 mm to 1.10 x 1.10 x 1.00 mm |" in page

@@ -67,7 +67,14 @@ def test_the_card_tells_of_the_run(folder, exported):
     card = json.loads((exported / "card.json").read_text())
     assert (card["name"], card["recipe"], card["factors"]) == ("x2", "sanchez2018_srgan3d_x2_quick", [2, 2, 2])
     assert card["facts"] == {"data": "one head", "licence": "CC0", "contrasts": ["T1w"], "notes": ""}
-    assert card["training"] == {"tf_mrsr": "0.1.0", "seed": 5, "steps": 2, "precision": "float32", "scans": 1}
+    assert card["training"] == {
+        "tf_mrsr": "0.1.0",
+        "seed": 5,
+        "steps": 2,
+        "precision": "float32",
+        "scans": 1,
+        "start_from": None,
+    }
     assert card["spacing_mm"] == {"least": [0.9, 1.1, 2.0], "most": [0.9, 1.1, 2.0]}
     assert {"saved_model.pb", "README.md", "assets.extra/tf_serving_warmup_requests"} <= set(card["files"])
     assert "one head" in (exported / "README.md").read_text()
@@ -262,6 +269,45 @@ def test_a_saved_model_is_exported_again_with_new_facts(folder, exported, tmp_pa
     assert second.training == first.training
     results = [models.load(f).super_resolve(Volume(VOLUME, scans.OBLIQUE), UNLIMITED).data for f in (exported, again)]
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("source", ["run", "models/x2"])
+def test_training_goes_on_from_a_trained_model(folder, source, tmp_path):
+    """With a learning rate that moves nothing, the run ends with the weights that it was given."""
+    still = [
+        "stages.0.generator.optimizer.learning_rate=1e-30",
+        "stages.0.generator.optimizer.final_learning_rate=null",
+    ]
+    command = [*TINY, "--data", str(folder / "sub-0_T1w.nii.gz"), "--run", str(tmp_path / "run"), "--steps", "1"]
+    for value in still:
+        command += ["--set", value]
+    assert train.main([*command, "--start-from", str(folder / source)]) == 0
+    given, kept = (models.load_generator(run).trainable_variables for run in (folder / "run", tmp_path / "run"))
+    for one, other in zip(given, kept, strict=True):
+        np.testing.assert_array_equal(one, other)
+    card = model_folder.read_card(tmp_path / "run" / "saved_model")
+    assert card.training.start_from == source.rpartition("/")[2]
+    assert f"begun with the weights of {card.training.start_from}" in (
+        tmp_path / "run" / "saved_model" / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_where_no_training_goes_on_from(folder, exported, averager, tmp_path, capsys):
+    stripped = tmp_path / "stripped"
+    models.save(models.rebuild(exported), stripped)
+    command = [*TINY, "--data", str(folder / "sub-0_T1w.nii.gz"), "--run", str(tmp_path / "run"), "--steps", "1"]
+    for source, options, words in (
+        (exported, ["--set", "network.generator.filters=8"], "choose a recipe of the same network"),
+        (averager[1], [], "choose a recipe of the same network"),
+        (stripped, [], "give the run's folder"),
+        (tmp_path / "none", [], "no such folder"),
+    ):
+        assert train.main([*command, *options, "--start-from", str(source)]) == 1
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    resume = ["--run", str(folder / "run"), "--data", str(folder / "sub-0_T1w.nii.gz"), "--resume"]
+    assert train.main([*resume, "--start-from", str(exported)]) == 1
+    assert "leave those options out" in capsys.readouterr().err
 
 
 def test_pictures_and_notes_are_part_of_the_card(folder, exported, tmp_path):

@@ -59,22 +59,28 @@ class SpacingRange:
 
 @dataclass(frozen=True)
 class Training:
-    """How it was trained, as its run folder says; ``steps``: those up to these weights, which may be a best epoch's."""
+    """How it was trained, as its run folder says; ``steps``: those up to these weights, which may be a best epoch's;
+    ``start_from``: name of the model whose weights the training began with.
+    """
 
     tf_mrsr: str
     seed: int
     steps: int
     precision: str
     scans: int
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation: lines that say how it was measured, and method -> metric -> statistic -> value."""
+    """An evaluation: lines that say how it was measured; method -> metric -> statistic -> value; scan by scan, other
+    method -> mean, least and largest gain of the network over it in dB.
+    """
 
     protocol: tuple[str, ...]
     scans: int
     summary: dict[str, dict[str, dict[str, float | None]]]
+    gains: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,9 @@ def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None, ste
         by_slice=recipe.training_degradation().by_slice,
         contrasts=() if pair is None else (pair.source, pair.target),
         spacing_mm=build(SpacingRange | None, run.get(SPACING_KEY)),
-        training=build(Training, {**recorded, "steps": steps}) if complete else None,
+        training=build(Training, {**recorded, "steps": steps, "start_from": run.get("start_from")})
+        if complete
+        else None,
     )
 
 
@@ -210,19 +218,34 @@ def read_facts(path: Path) -> Facts:
         raise DataError(f"{path}: not a list of facts ({' '.join(str(error).split())})") from error
 
 
-def read_evaluation(results: Path, recipe: Recipe) -> Measured:
-    """What ``tf-mrsr evaluate`` found, from the ``table.json`` of its results folder.
+def read_evaluation(results: Sequence[Path], recipe: Recipe) -> Measured:
+    """What ``tf-mrsr evaluate`` found, from the ``table.json`` of its results folders, those of several folds joined.
 
     Raises:
-        DataError: if it is no such folder, or the evaluation was of another recipe.
+        DataError: if one is no such folder, the evaluation was of another recipe, or they were measured differently.
     """
+    protocols, rows = [], []
+    for folder in results:
+        protocol, found = _read_table(folder, recipe)
+        protocols.append(protocol)
+        rows += [{**row, "case": (len(protocols), row["case"])} for row in found]
+        if protocol != protocols[0]:
+            raise DataError(f"{folder}: measured differently from {results[0]}; evaluate both in the same way")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    summary = {method: _statistics([row for row in rows if row["method"] == method]) for method in methods}
+    return Measured(protocols[0], len({row["case"] for row in rows}), summary, _gains(rows))
+
+
+def _read_table(results: Path, recipe: Recipe) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     file = results / "table.json"
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-        rows = table["cases"]
-        summary = {m: {k: v for k, v in row.items() if k != "seconds"} for m, row in table["summary"].items()}
-        content = {"protocol": table["protocol"], "scans": len({r["case"] for r in rows}), "summary": summary}
-        measured = build(Measured, content)
+        protocol = build(tuple[str, ...], table["protocol"])
+        rows = [
+            {"case": row["case"], "method": row["method"]}
+            | {metric: math.inf if row[metric] is None else float(row[metric]) for metric in ("psnr", "ssim")}
+            for row in table["cases"]
+        ]
     except OSError as error:
         raise DataError(
             f"{results}: not a results folder of an evaluation (table.json: {error.strerror}); give what "
@@ -230,13 +253,34 @@ def read_evaluation(results: Path, recipe: Recipe) -> Measured:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         raise DataError(f"{file}: not a table of an evaluation; give the folder that tf-mrsr evaluate wrote") from error
-    evaluated = next((line.removeprefix("recipe: ") for line in measured.protocol if line.startswith("recipe: ")), "")
+    evaluated = next((line.removeprefix("recipe: ") for line in protocol if line.startswith("recipe: ")), "")
     if evaluated.split(",")[0] != recipe.name:
         raise DataError(
             f"{file}: an evaluation of {evaluated.split(',')[0] or 'no known recipe'}, but the model is of "
             f"{recipe.name}; give that model's own evaluation"
         )
-    return measured
+    return protocol, rows
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    found = {}
+    for metric in ("psnr", "ssim"):
+        values = np.array([row[metric] for row in rows])
+        finite = np.all(np.isfinite(values))  # the PSNR of a perfect estimate is infinite, which JSON cannot hold
+        found[metric] = {name: float(getattr(np, name)(values)) if finite else None for name in ("mean", "std")}
+    return found
+
+
+def _gains(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Other method -> mean, least and largest difference in PSNR, network minus that method on the same scan."""
+    psnr = {(row["method"], row["case"]): row["psnr"] for row in rows}
+    gains = {}
+    for other in dict.fromkeys(row["method"] for row in rows):
+        pairs = [(psnr.get(("network", case)), value) for (method, case), value in psnr.items() if method == other]
+        gain = [ours - value for ours, value in pairs if ours is not None and math.isfinite(ours - value)]
+        if gain and not other.startswith("network"):
+            gains[other] = (float(np.mean(gain)), min(gain), max(gain))
+    return gains
 
 
 class _Axes(NamedTuple):

@@ -63,12 +63,21 @@ def contrast_words(card: Card) -> str:
 
 def numbers_in_short(card: Card) -> str:
     """The network's means and those of the best other method, as 31.20 dB, 0.9100 (cubic 30.10 dB, 0.8900)."""
-    summary = {} if card.measured is None else card.measured.summary
-    others = {name: values for name, values in summary.items() if not name.startswith("network")}
-    if "network" not in summary or not others:
+    best = None if card.measured is None else best_other(card.measured)
+    if best is None or "network" not in card.measured.summary:
         return "not measured"
-    best = max(others, key=lambda name: others[name].get("psnr", {}).get("mean") or float("-inf"))
-    return f"{_means(summary['network'])} ({best} {_means(others[best])})"
+    summary = card.measured.summary
+    return f"{_means(summary['network'])} ({best} {_means(summary[best])})"
+
+
+def best_other(measured: Measured) -> str | None:
+    """The method other than the network with the highest mean PSNR; None if there is no other."""
+    means = {
+        method: values.get("psnr", {}).get("mean") or float("-inf")
+        for method, values in measured.summary.items()
+        if not method.startswith("network")
+    }
+    return max(means, key=means.get, default=None)
 
 
 def _means(values: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -87,7 +96,8 @@ def _training_words(card: Card) -> str:
     run = card.training
     if run is None:
         return NOT_STATED
-    return f"{run.scans} scans, {run.steps} steps, seed {run.seed}, {run.precision}, tf_mrsr {run.tf_mrsr}"
+    start = "" if run.start_from is None else f", begun with the weights of {run.start_from}"
+    return f"{run.scans} scans, {run.steps} steps{start}, seed {run.seed}, {run.precision}, tf_mrsr {run.tf_mrsr}"
 
 
 def _measured_lines(measured: Measured | None) -> list[str]:
@@ -105,7 +115,16 @@ def _measured_lines(measured: Measured | None) -> list[str]:
         "| method | PSNR (dB): mean (std) | SSIM: mean (std) |",
         "| --- | --- | --- |",
         *rows,
+        *_gain_lines(measured),
     ]
+
+
+def _gain_lines(measured: Measured) -> list[str]:
+    best = best_other(measured)
+    if best not in measured.gains:
+        return []
+    mean, least, most = measured.gains[best]
+    return ["", f"Network minus {best}, scan by scan: {mean:+.2f} dB on average, {least:+.2f} to {most:+.2f} dB."]
 
 
 def _number(values: Mapping[str, Mapping[str, float | None]], metric: str, statistic: str, digits: int) -> str:

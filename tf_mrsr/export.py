@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, ModelError, OutputError
+from tf_mrsr.errors import DataError, OutputError
 from tf_mrsr.model_folder import KERAS_SUFFIX, ONNX_SUFFIX, WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OUTPUT/1/ (or 2, 3, ...) gets a SavedModel with the whole way from a raw volume 
 card: card.json and README.md. What is not stated here the card calls "not stated". Signatures: serving_default (volume,
 affine, memory_bytes), bytes (the same, serialised) and patches or slices (the network alone).
 
-With --format, a run's network alone is written, from network range to network range, without geometry or card: whole
+With --format, the network alone is written, from network range to network range, without geometry or card: whole
 for Keras, its weights for the builders in tf_mrsr.networks, or ONNX, checked with onnxruntime against the network.
 
 examples:
@@ -67,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--evaluation",
         type=cli.path,
+        nargs="+",
         metavar="RESULTS",
-        help="results folder of tf-mrsr evaluate: the card's numbers",
+        help="results folder of tf-mrsr evaluate: the card's numbers. Those of several folds are joined",
     )
     arguments.add_argument(
         "--picture",
@@ -98,13 +99,8 @@ def _export_network(arguments: argparse.Namespace) -> None:
     from tf_mrsr import model_folder
 
     output = arguments.output.absolute()
-    run = model_folder.resolve(arguments.model)
-    if model_folder.is_saved_model(run):
-        raise ModelError(
-            f"{run}: a SavedModel, in which batch norms are part of the convolutions; give the run folder for --format "
-            f"{arguments.format}"
-        )
-    _, facts = model_folder.read_run(run)
+    source = model_folder.resolve(arguments.model)
+    model_folder.read_card(source)  # its files are checked
     _check_file(output, FORMATS[arguments.format], overwrite=arguments.overwrite)
     if arguments.format == "onnx":
         _check_onnx()
@@ -113,12 +109,13 @@ def _export_network(arguments: argparse.Namespace) -> None:
     from tf_mrsr.conversion import keras_files, onnx_files
     from tf_mrsr.inference import models
 
-    generator = models.load_generator(run)
+    generator = models.load_generator(source)
     (onnx_files if arguments.format == "onnx" else keras_files).save(generator, output)
     print(f"{output}: {generator.count_params()} weights, {output.stat().st_size / 2**20:.1f} MB")
-    if facts.get("target_window") is not None:
-        centre, width = facts["target_window"]
-        print(f"the target's intensities, which are not in the file: --target-window {centre:.9g} {width:.9g}")
+    window = models.load(source).target_window
+    if window is not None:
+        numbers = f"{window.centre:.9g} {window.width:.9g}"
+        print(f"the target's intensities, which are not in the file: --target-window {numbers}")
 
 
 def _check_file(output: Path, suffix: str, *, overwrite: bool) -> None:
@@ -166,7 +163,8 @@ def _export(arguments: argparse.Namespace) -> None:
         curve = figures.training_curve(source, Path(folder) / "training.png")
         if curve is not None:
             pictures[curve.name] = curve
-        models.save(model._replace(card=card), target, pictures)
+        kept = not model_folder.is_saved_model(source) or model_folder.generator_file(source) is not None
+        models.save(model._replace(card=card), target, pictures, models.load_generator(source) if kept else None)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: exported, {size / 2**20:.1f} MB; predict with --model {target}")
     if arguments.serving_config:

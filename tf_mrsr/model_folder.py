@@ -19,6 +19,8 @@ RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
 GENERATOR_FOLDER = "generator"
 EXTRA_FOLDER = "assets.extra"
+# The generator with its batch norms, in EXTRA_FOLDER, for a training that goes on from it.
+GENERATOR_FILE = "generator.weights.h5"
 SAVED_MODEL_FILE = "saved_model.pb"
 # Files of a generator alone.
 KERAS_SUFFIX = ".keras"
@@ -69,6 +71,12 @@ def versions(folder: Path) -> list[int]:
 
 def is_saved_model(folder: Path) -> bool:
     return (folder / SAVED_MODEL_FILE).exists()
+
+
+def generator_file(folder: Path) -> Path | None:
+    """The file of a SavedModel's generator with its batch norms, or None if it was saved without."""
+    file = folder / EXTRA_FOLDER / GENERATOR_FILE
+    return file if file.exists() else None
 
 
 def read_recipe(folder: Path) -> Recipe:

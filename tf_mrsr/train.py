@@ -20,6 +20,7 @@ examples:
   tf-mrsr train --recipe sanchez2018_srgan3d_x2_subpixel_nn --data scans/ --run runs/x2
   tf-mrsr train --run runs/x2 --resume --data scans/
   tf-mrsr train --recipe sanchez2018_srgan3d_x2_quick --data scans/ --validation held_out/ --run runs/quick --steps 2000
+  tf-mrsr train --recipe sanchez2018_srgan3d_x2_pretrained --data scans/ --run runs/mine --start-from sanchez2018_x2
   tf-mrsr train --recipe narcomey2018_srgan_model1 --data pairs.csv --vgg19 vgg19.npy --run runs/n1
 """
 
@@ -42,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--validation", nargs="+", default=[], help="held-out scans, as --data; the best epoch by PSNR is kept"
     )
     arguments.add_argument("--resume", action="store_true", help="go on with the run from its newest checkpoint")
+    arguments.add_argument(
+        "--start-from",
+        type=cli.path,
+        metavar="MODEL",
+        help="begin with the generator of a trained model (run folder, exported or shipped model) of the same network",
+    )
     arguments.add_argument(
         "--steps", type=cli.positive, help="train this many steps (in each stage) instead of the recipe's epochs"
     )
@@ -87,12 +94,19 @@ def _train(arguments: argparse.Namespace) -> None:
 
     if not arguments.resume and arguments.recipe is None:
         raise RecipeError("--recipe is needed; recipes that come with tf_mrsr: " + ", ".join(recipe.names()))
-    if arguments.resume and (arguments.recipe or arguments.set or arguments.seed is not None or arguments.precision):
-        raise RecipeError("--resume goes on with the run's own recipe, seed and precision; leave those options out")
+    of_new_runs = (arguments.recipe, arguments.set, arguments.precision, arguments.start_from)
+    if arguments.resume and (any(of_new_runs) or arguments.seed is not None):
+        raise RecipeError(
+            "--resume goes on with the run's own recipe, seed, precision and weights; leave those options out"
+        )
     # Whatever can be refused is refused before TensorFlow is loaded.
     chosen = (
         model_folder.read_recipe(arguments.run) if arguments.resume else recipe.load(arguments.recipe, arguments.set)
     )
+    start_from = None
+    if arguments.start_from is not None:
+        start_from = model_folder.resolve(arguments.start_from)
+        model_folder.read_card(start_from)  # its files are checked
     scans = cohort.find_pairs(arguments.data, chosen.contrasts)
     held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
     _refuse_overlap(scans, held_out)
@@ -113,6 +127,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "seed": arguments.seed or 0,
             "steps": arguments.steps,
             "precision": arguments.precision or "float32",
+            "start_from": None if start_from is None else arguments.start_from.name,
         }
     _set_steps(arguments, chosen, facts)
     vgg19 = _vgg19(arguments, chosen, facts)
@@ -140,6 +155,7 @@ def _train(arguments: argparse.Namespace) -> None:
         jit=arguments.jit,
         checkpoint_minutes=arguments.checkpoint_minutes,
         vgg19=vgg19,
+        start_from=start_from,
     )
     trainer = Trainer(chosen, pairs, validation, settings)
     if not arguments.resume:

@@ -235,7 +235,7 @@ def test_what_is_not_written(of_slices, tmp_path, capsys, monkeypatch):
             "onnx",
             "needs no_such_package; install them with pip install 'tf_mrsr[onnx]'",
         ),
-        (tmp_path / "saved", "x.keras", "keras", "a SavedModel, in which batch norms are part of the convolutions"),
+        (tmp_path / "saved", "x.keras", "keras", "has no generator.weights.h5, and the batch norms of its SavedModel"),
     ):
         command = ["export", "--model", str(model), "-o", str(tmp_path / output), "--format", kind]
         assert main(command) == 1

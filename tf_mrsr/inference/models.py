@@ -18,6 +18,7 @@ from tf_mrsr import __version__, card_page, model_folder, networks, run_folder
 from tf_mrsr import card as cards
 from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
+from tf_mrsr.conversion import keras_files
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
 from tf_mrsr.inference import warm_up
 from tf_mrsr.inference.patch_averager import PatchAverager
@@ -184,19 +185,52 @@ def _of_run(folder: Path, card: Card, precision: str = "float32") -> Model:
     return Model(recipe_, resolver_for(recipe_, load_generator(folder, precision), facts.get("target_window")), card)
 
 
-def load_generator(run: Path, precision: str = "float32") -> keras.Model:
-    """The generator of a run, with its batch norms.
+def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
+    """The generator of a run, or of a SavedModel that was exported from one, with its batch norms.
 
     Args:
-        run: the run folder.
+        folder: the model.
         precision: what it computes in, see ``load``; its weights are float32 all the same.
 
     Raises:
-        ModelError: if it is no run folder, it has no generator yet, or its file is damaged.
+        ModelError: if it is neither, it has no generator, or its file is damaged.
     """
-    recipe_, _ = model_folder.read_run(run)
-    generator = build_generator(recipe_, precision)
-    return up_to_stage(generator, run_folder.restore_generator(run, generator))
+    generator = build_generator(model_folder.read_recipe(folder), precision)
+    if not model_folder.is_saved_model(folder):
+        model_folder.read_run(folder)
+        return up_to_stage(generator, run_folder.restore_generator(folder, generator))
+    file = model_folder.generator_file(folder)
+    if file is None:
+        raise ModelError(
+            f"{folder}: has no {model_folder.GENERATOR_FILE}, and the batch norms of its SavedModel are part of the "
+            "convolutions; give the run's folder"
+        )
+    keras_files.load(generator, file)
+    return generator
+
+
+def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) -> None:
+    """Gives a generator that ``recipe_`` built the weights of a trained one, for a training to begin with.
+
+    Args:
+        generator: the generator.
+        recipe_: the recipe.
+        source: the trained model, see ``load_generator``.
+
+    Raises:
+        ModelError: if the source has no generator, or its file is damaged.
+        RecipeError: if it is of another network, or has fewer stages.
+    """
+    other, own = model_folder.read_recipe(source).network, recipe_.network
+    if (other.name, other.generator) != (own.name, own.generator):
+        raise RecipeError(
+            f"{source}: its network is {other.name} {other.generator}, the recipe's {own.name} {own.generator}; choose "
+            "a recipe of the same network"
+        )
+    weights = load_generator(source).get_weights()
+    if len(weights) != len(generator.weights):
+        raise RecipeError(f"{source}: not all stages of its network are trained; let its run go on to the end")
+    generator.set_weights(weights)
 
 
 def rebuild(folder: str | Path) -> Model:
@@ -226,10 +260,13 @@ def _rebuilt(model: Model, folder: Path, precision: str = "float32") -> Model:
 
 def export_run(folder: Path) -> None:
     """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
-    save(_of_run(folder, model_folder.read_card(folder)), folder / run_folder.SAVED_MODEL_FOLDER)
+    model = _of_run(folder, model_folder.read_card(folder))
+    save(model, folder / run_folder.SAVED_MODEL_FOLDER, generator=load_generator(folder))
 
 
-def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None) -> None:
+def save(
+    model: Model, folder: Path, pictures: Mapping[str, Path] | None = None, generator: keras.Model | None = None
+) -> None:
     """Writes a self-contained SavedModel with its card, under a temporary name first.
 
     The only way out: what training leaves, what ``tf-mrsr export`` writes and what is served are the same folder.
@@ -238,6 +275,7 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
         model: the model.
         folder: where it goes.
         pictures: PNG files for the card, by the name that each gets there.
+        generator: the generator with its batch norms, kept for a training that goes on from it; None keeps none.
 
     Raises:
         OutputError: if it cannot be written.
@@ -247,7 +285,7 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
-        _describe(model, temporary, pictures or {})
+        _describe(model, temporary, pictures or {}, generator)
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -258,13 +296,15 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe(model: Model, folder: Path, pictures: Mapping[str, Path]) -> None:
-    """Puts beside a SavedModel what tells of it: recipe, warm-up requests, pictures, card."""
+def _describe(model: Model, folder: Path, pictures: Mapping[str, Path], generator: keras.Model | None) -> None:
+    """Puts beside a SavedModel what tells of it: recipe, warm-up requests, generator, pictures, card."""
     card = replace(model.card or cards.of_recipe(model.recipe), tf_mrsr=__version__)
     extra = folder / model_folder.EXTRA_FOLDER
     extra.mkdir()
     (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
     warm_up.write(extra / warm_up.FILE, card.name, model.resolver.signatures, stride=model.recipe.prediction.stride)
+    if generator is not None:
+        keras_files.save(generator, extra / model_folder.GENERATOR_FILE)
     if pictures:
         (folder / card_page.PICTURES_FOLDER).mkdir()
     for name, picture in pictures.items():

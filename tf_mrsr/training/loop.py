@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tf_mrsr import losses, networks, run_folder
 from tf_mrsr.errors import ModelError, RecipeError
-from tf_mrsr.inference.models import build_generator, export_run, resolver_for
+from tf_mrsr.inference.models import build_generator, export_run, load_initial_weights, resolver_for
 from tf_mrsr.networks.structure import stage, stage_count, up_to_stage
 from tf_mrsr.networks.vgg19 import load_features
 from tf_mrsr.pipeline import PatchPairs
@@ -40,6 +40,7 @@ class Settings:
         jit: "on", "off", or "auto" for XLA on GPUs only (on CPUs it is several times slower than oneDNN).
         checkpoint_minutes: time between checkpoints.
         vgg19: file with the weights of VGG19, for recipes whose loss needs them.
+        start_from: folder of the trained model whose generator a new run begins with, or None for new weights.
     """
 
     seed: int = 0
@@ -48,6 +49,7 @@ class Settings:
     jit: str = "auto"
     checkpoint_minutes: float = 5.0
     vgg19: Path | None = None
+    start_from: Path | None = None
 
 
 class Trainer:
@@ -98,6 +100,8 @@ class Trainer:
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
         self.generator = build_generator(recipe, precision)
+        if self._settings.start_from is not None:
+            load_initial_weights(self.generator, recipe, self._settings.start_from)
         staged = stage_count(self.generator) > 1
         # Numbers of the generator's own stages that the recipe's stages train.
         self._stages = [number if staged else 1 for number in range(1, len(recipe.stages) + 1)]
