@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mrsr.inference.tiling import plan, tile
+from tf_mrsr.inference.tiling import crop, keeping, plan, tile, whole, widened, within
 
 VOLUME = np.random.default_rng(0).normal(size=(11, 9, 7, 2)).astype(np.float32)
 
@@ -30,23 +30,48 @@ def neighbours(slab):
 @pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
 @pytest.mark.parametrize(("name", "function"), [("plus one", lambda x: x + 1), ("times two", lambda x: 2 * x)])
 def test_pointwise_functions(axis, piece, name, function):
-    tiled = tile(function, axis=axis, radius=0, scale=1, piece=piece)
-    np.testing.assert_array_equal(tiled(VOLUME), function(VOLUME), err_msg=name)
+    tiled = tile(keeping(function, (1, 1, 1)), axis=axis, radius=0, piece=piece)
+    np.testing.assert_array_equal(tiled(VOLUME, whole(VOLUME)), function(VOLUME), err_msg=name)
 
 
 @pytest.mark.parametrize("piece", [1, 3, 4, 10])
 def test_a_function_that_sees_its_neighbours(piece):
     function, shapes = counted(neighbours)
-    tiled = tile(tile(function, axis=1, radius=2, scale=1, piece=4), axis=0, radius=2, scale=1, piece=piece)
-    np.testing.assert_allclose(tiled(VOLUME), neighbours(VOLUME), atol=1e-5)
+    tiled = tile(tile(keeping(function, (1, 1, 1)), axis=1, radius=2, piece=4), axis=0, radius=2, piece=piece)
+    np.testing.assert_allclose(tiled(VOLUME, whole(VOLUME)), neighbours(VOLUME), atol=1e-5)
     assert len(shapes) == -(-11 // piece) * 3
     assert len(set(shapes)) == 1  # all slabs alike, so that nothing is compiled or planned twice
 
 
 def test_too_small_a_halo_shows():
     """The test above could not pass by chance: one voxel less of halo and the result is wrong."""
-    tiled = tile(neighbours, axis=0, radius=1, scale=1, piece=3)
-    assert np.abs(tiled(VOLUME) - neighbours(VOLUME)).max() > 0.1
+    tiled = tile(keeping(neighbours, (1, 1, 1)), axis=0, radius=1, piece=3)
+    assert np.abs(tiled(VOLUME, whole(VOLUME)) - neighbours(VOLUME)).max() > 0.1
+
+
+@pytest.mark.parametrize("kept", [((0, 11), (0, 9), (0, 7)), ((3, 5), (0, 4), (2, 5)), ((10, 1), (8, 1), (6, 1))])
+@pytest.mark.parametrize("piece", [1, 3, 20])
+def test_a_part_alone(kept, piece):
+    """Only the kept part is computed, and is what the whole volume gives there."""
+    function, shapes = counted(neighbours)
+    tiled = tile(keeping(function, (1, 1, 1)), axis=0, radius=2, piece=piece)
+    np.testing.assert_allclose(tiled(VOLUME, kept), crop(neighbours(VOLUME), kept), atol=1e-5)
+    assert len(shapes) == -(-kept[0][1] // piece)
+
+
+def test_two_functions_in_a_row_with_their_own_halos():
+    """The first needs the reach of both; of its result the second gets what it sees itself."""
+    kept = ((4, 3), (0, 9), (5, 2))
+
+    def both(volume, kept):
+        needed = widened(kept, (2, 2, 0), volume)
+        assert [(int(first), int(size)) for first, size in needed] == [(2, 7), (0, 9), (5, 2)]
+        return crop(neighbours(crop(neighbours(volume), needed)), within(kept, needed))
+
+    expected = crop(neighbours(neighbours(VOLUME)), kept)
+    np.testing.assert_allclose(both(VOLUME, kept), expected, atol=1e-4)
+    tiled = tile(lambda slab, kept: crop(neighbours(neighbours(slab)), kept), axis=0, radius=4, piece=1)
+    np.testing.assert_allclose(tiled(VOLUME, kept), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -54,8 +79,8 @@ def test_a_function_that_enlarges(axis):
     def nearest(slab):
         return tf.repeat(slab, 3, axis=axis)
 
-    tiled = tile(nearest, axis=axis, radius=0, scale=3, piece=2)
-    np.testing.assert_array_equal(tiled(VOLUME), nearest(VOLUME))
+    tiled = tile(keeping(nearest, [3 if a == axis else 1 for a in range(3)]), axis=axis, radius=0, piece=2)
+    np.testing.assert_array_equal(tiled(VOLUME, whole(VOLUME)), nearest(VOLUME))
 
 
 def peak(shape, radius, bytes_per_voxel, pieces):

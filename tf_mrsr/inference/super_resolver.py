@@ -11,9 +11,20 @@ import tensorflow as tf
 from tf_mrsr import intensity
 from tf_mrsr.geometry import THICK_RATIO, GridMap
 from tf_mrsr.inference.input_checks import checked_affine, checked_volume
-from tf_mrsr.inference.tiling import TensorFunction, plan, tile
+from tf_mrsr.inference.tiling import (
+    Kept,
+    KeptFunction,
+    TensorFunction,
+    crop,
+    keeping,
+    plan,
+    tile,
+    whole,
+    widened,
+    within,
+)
 from tf_mrsr.layers import FewFiltersConv3D
-from tf_mrsr.networks.structure import POINTWISE, Parts, Reach, assign_folded, fold_batch_norm, reach, split
+from tf_mrsr.networks.structure import POINTWISE, Parts, assign_folded, fold_batch_norm, reach, split
 
 VOLUME = tf.TensorSpec((None, None, None), tf.float32, "volume")
 # 4 x 4. Stated open, because a server does not hold requests to a shape and the graph then would not check it either.
@@ -40,7 +51,7 @@ class SuperResolver(tf.Module):
 
     The low-resolution trunk of the generator is cheap in memory and wide in reach, its tail the opposite. So the
     trunk runs over the whole volume and only the tail by slabs; where the trunk does not fit either, both run by
-    slabs whose halo is the reach of both.
+    slabs whose halo is the reach of both, of which the tail gets what it sees itself.
 
     Args:
         generator: functional model, (batch, x, y, z, 1) -> the same at the higher resolution. What it computes in,
@@ -171,38 +182,33 @@ class SuperResolver(tf.Module):
         # Input, scaled input, joined pieces and result are there all the time.
         budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
         if self._networks.tail is None:
-            trunk = _unbatched(self._networks.trunk)
-            return self._tiled(trunk, self._trunk_reach, shape, self._trunk_bytes, budget)(volume)
+            trunk = keeping(_unbatched(self._networks.trunk), self._trunk_reach.scale)
+            return self._tiled(trunk, self._trunk_reach.radius, shape, self._trunk_bytes, budget)(volume, whole(volume))
 
-        def both(slab: tf.Tensor) -> tf.Tensor:
-            features = _unbatched(self._networks.trunk)(slab)
+        def both(slab: tf.Tensor, kept: Kept) -> tf.Tensor:
+            # The trunk has used most of the halo up; the tail, which works on the finer grid, gets what it sees alone.
+            needed = widened(kept, self._tail_reach.radius, slab)
+            features = crop(_unbatched(self._networks.trunk)(slab), needed)
             held = tf.size(features, tf.int64) * features.dtype.size
-            function = self._tiled(
-                _unbatched(self._networks.tail),
-                self._tail_reach,
+            tail = self._tiled(
+                keeping(_unbatched(self._networks.tail), self._tail_reach.scale),
+                self._tail_reach.radius,
                 tf.shape(features)[:3],
                 self._tail_bytes,
                 budget - held,
             )
-            return function(features)
+            return tail(features, within(kept, needed))
 
         radius = tuple(a + b for a, b in zip(self._trunk_reach.radius, self._tail_reach.radius, strict=True))
-        whole_reach = self._tail_reach._replace(radius=radius)
-        return self._tiled(both, whole_reach, shape, self._trunk_bytes, budget)(volume)
+        return self._tiled(both, radius, shape, self._trunk_bytes, budget)(volume, whole(volume))
 
     @staticmethod
     def _tiled(
-        function: TensorFunction, function_reach: Reach, shape: tf.Tensor, bytes_per_voxel: int, budget: tf.Tensor
-    ) -> TensorFunction:
-        pieces = plan(shape, function_reach.radius, bytes_per_voxel, budget)
+        function: KeptFunction, radius: tuple[int, ...], shape: tf.Tensor, bytes_per_voxel: int, budget: tf.Tensor
+    ) -> KeptFunction:
+        pieces = plan(shape, radius, bytes_per_voxel, budget)
         for axis in (2, 1, 0):
-            function = tile(
-                function,
-                axis=axis,
-                radius=function_reach.radius[axis],
-                scale=function_reach.scale[axis],
-                piece=pieces[axis],
-            )
+            function = tile(function, axis=axis, radius=radius[axis], piece=pieces[axis])
         return function
 
 

@@ -13,40 +13,74 @@ of 4 with a halo of 2; the slabs are all equally long, the last is moved inwards
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 TensorFunction = Callable[[tf.Tensor], tf.Tensor]
+# For each of x, y, z: the first voxel of a volume of which the result is wanted, and how many are.
+Kept = tuple[tuple[tf.Tensor, tf.Tensor], ...]
+# A function that gives the result of some voxels of a volume alone.
+KeptFunction = Callable[[tf.Tensor, Kept], tf.Tensor]
 
 
-def tile(function: TensorFunction, *, axis: int, radius: int, scale: int, piece: tf.Tensor | int) -> TensorFunction:
+def whole(volume: tf.Tensor) -> Kept:
+    """All voxels of a volume (x, y, z, channel)."""
+    return tuple((tf.constant(0), size) for size in tf.unstack(tf.shape(volume)[:3]))
+
+
+def keeping(function: TensorFunction, scale: Sequence[int]) -> KeptFunction:
+    """``function`` of the whole volume, of whose result the kept part is cut out; see ``tile`` for its arguments."""
+    return lambda volume, kept: crop(function(volume), kept, scale)
+
+
+def crop(volume: tf.Tensor, kept: Kept, scale: Sequence[int] = (1, 1, 1)) -> tf.Tensor:
+    """The kept part of a volume (x, y, z, channel) that has ``scale`` voxels for each one that ``kept`` counts."""
+    return volume[tuple(slice(first * s, (first + size) * s) for (first, size), s in zip(kept, scale, strict=True))]
+
+
+def widened(kept: Kept, radius: Sequence[int], volume: tf.Tensor) -> Kept:
+    """Those voxels and ``radius`` more to each side, as far as the volume (x, y, z, channel) goes."""
+    wider = []
+    for (first, size), r, end in zip(kept, radius, tf.unstack(tf.shape(volume)[:3]), strict=True):
+        start = tf.maximum(first - r, 0)
+        wider.append((start, tf.minimum(first + size + r, end) - start))
+    return tuple(wider)
+
+
+def within(kept: Kept, part: Kept) -> Kept:
+    """``kept`` counted from where ``part`` begins."""
+    return tuple((first - begin, size) for (first, size), (begin, _) in zip(kept, part, strict=True))
+
+
+def tile(function: KeptFunction, *, axis: int, radius: int, piece: tf.Tensor | int) -> KeptFunction:
     """``function`` by slabs along one axis.
 
     Args:
-        function: from (x, y, z, channel) to (sx x, sy y, sz z, channel), shift-invariant.
+        function: from (x, y, z, channel) to (sx x, sy y, sz z, channel), shift-invariant; gives the kept part alone, so
+            that it can leave out early what is needed of the halo no more.
         axis: 0 for x, 1 for y, 2 for z.
         radius: how many input voxels to each side an output voxel sees along the axis.
-        scale: output voxels per input voxel along the axis.
         piece: at most this many input voxels of result per slab, 1 or more. A piece as long as the axis is one run.
 
     Returns:
         A function of the same kind; it can be tiled again along another axis.
     """
 
-    def tiled(volume: tf.Tensor) -> tf.Tensor:
+    def tiled(volume: tf.Tensor, kept: Kept) -> tf.Tensor:
         size = tf.shape(volume)[axis]
-        count = -(-size // tf.cast(piece, tf.int32))
+        begin, wanted = kept[axis]
+        count = -(-wanted // tf.cast(piece, tf.int32))
         # Even pieces: the last one is not a sliver with a full halo.
-        length = -(-size // count)
+        length = -(-wanted // count)
         window = tf.minimum(size, length + 2 * radius)
 
         def step(i: tf.Tensor, pieces: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            start = i * length
-            stop = tf.minimum(start + length, size)
+            start = begin + i * length
+            stop = tf.minimum(start + length, begin + wanted)
             first = tf.clip_by_value(start - radius, 0, size - window)
-            result = function(_slice(volume, axis, first, window))
-            result = _slice(result, axis, (start - first) * scale, (stop - start) * scale)
+            inner = (*kept[:axis], (start - first, stop - start), *kept[axis + 1 :])
+            result = function(_slice(volume, axis, first, window), inner)
             return i + 1, pieces.write(i, _swap_to_front(result, axis))
 
         pieces = tf.TensorArray(tf.float32, size=count, infer_shape=False, element_shape=(None,) * 4)
