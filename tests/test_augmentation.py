@@ -79,11 +79,11 @@ def test_varied_patches_are_degraded_afterwards(tmp_path):
     path = scans.save(tmp_path / "a.nii.gz", scans.blobs((24, 24, 24), np.eye(4)))
     fixed = ["augmentation.sigma=null", "augmentation.noise=null"]
     small = ["patches.shape=[12,12,12]", "patches.per_volume=8", *fixed]
-    chosen = recipe.load("sanchez2018_srgan3d_x2_pretrained", small)
+    chosen = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", small)
     pairs = PatchPairs([Scan(path)], chosen, seed=3)
     low_res, high_res = pairs.batch(0)
     again = PatchPairs([Scan(path)], chosen, seed=3).batch(0)
-    plain = recipe.load("sanchez2018_srgan3d_x2_pretrained", [*small, "augmentation=null"])
+    plain = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", [*small, "augmentation=null"])
     assert not np.array_equal(high_res, PatchPairs([Scan(path)], plain, seed=3).batch(0)[1])
     np.testing.assert_array_equal(high_res, again[1])
     np.testing.assert_allclose(low_res[..., 0], chosen.training_degradation().batch(high_res[..., 0]), atol=1e-6)
@@ -92,9 +92,9 @@ def test_varied_patches_are_degraded_afterwards(tmp_path):
 def test_degradations_vary_from_patch_to_patch_and_are_drawn_again_alike(tmp_path):
     path = scans.save(tmp_path / "a.nii.gz", scans.blobs((24, 24, 24), np.eye(4)))
     small = ["patches.shape=[12,12,12]", "patches.per_volume=8"]
-    chosen = recipe.load("sanchez2018_srgan3d_x2_pretrained", small)
+    chosen = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", small)
     low_res, high_res = PatchPairs([Scan(path)], chosen, seed=3).batch(0)
-    fixed = recipe.load("sanchez2018_srgan3d_x2_pretrained", [*small, "augmentation.sigma=null"])
+    fixed = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", [*small, "augmentation.sigma=null"])
     np.testing.assert_array_equal(PatchPairs([Scan(path)], fixed, seed=3).batch(0)[1], high_res)
     sharp = chosen.training_degradation().batch(high_res[..., 0])
     assert all(not np.allclose(own, plain, atol=1e-3) for own, plain in zip(low_res[..., 0], sharp, strict=True))
@@ -116,4 +116,4 @@ def test_degradations_vary_from_patch_to_patch_and_are_drawn_again_alike(tmp_pat
 )
 def test_what_does_not_fit_is_refused(override, words):
     with pytest.raises(RecipeError, match=words):
-        recipe.load("sanchez2018_srgan3d_x2_pretrained", [override])
+        recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", [override])

@@ -31,16 +31,35 @@ train() {  # NAME RECIPE SCANS [OPTION ...]; SCANS separated by line breaks
     fi
 }
 
-ship() {  # NAME SCANS
-    local name=$1 data
-    mapfile -t data <<<"$2"
-    tf-mrsr evaluate --model "$runs/$name" --data "${data[@]}" -o "$runs/$name.results" --overwrite
+ship() {  # NAME RESULTS ...
+    local name=$1
     rm -rf "$runs/exported/$name"
-    tf-mrsr export --model "$runs/$name" -o "$runs/exported/$name" --evaluation "$runs/$name.results" \
-        --card "$root/train/cards/$name.yaml" --picture "$(figure "$runs/$name.results")"
+    tf-mrsr export --model "$runs/$name" -o "$runs/exported/$name" --evaluation "${@:2}" \
+        --card "$root/train/cards/$name.yaml" --picture "$(figure "$2")"
     rm -rf "${root:?}/weights/$name"
     cp -R "$runs/exported/$name/1" "$root/weights/$name"
 }
+
+evaluate() {  # NAME SCANS [OPTION ...]
+    local data
+    mapfile -t data <<<"$2"
+    tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
+}
+
+# Each person tests what the other one trained, then the network trained by the first learns from both.
+two_folds() {  # NAME RECIPE STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
+    local name=$1 recipe=$2 start=${5:-} fold person other
+    for fold in 1 2; do
+        [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
+        train ${name}_fold$fold $recipe "$(mni $person T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $3 \
+            ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
+        evaluate ${name}_fold$fold "$(mni $other T1w T2w FLAIR)" --tta
+    done
+    train $name $recipe "$(mni sub-07 T1w T2w FLAIR; mni sub-26 T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $4 \
+        --start-from "$runs/${start:-${name}_fold1}" $lower_rate
+    ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
+}
+lower_rate="--set stages.0.generator.optimizer.learning_rate=3.0e-4"
 
 figure() {  # RESULTS: the first scan in three planes
     find "$1/figures" -name '*.png' ! -name '*_differences_*' | sort | head -n 1
@@ -48,19 +67,24 @@ figure() {  # RESULTS: the first scan in three planes
 
 for name in "$@"; do
     case $name in
-        sanchez2018_x2)
-            train $name sanchez2018_srgan3d_x2_quick "$(mni sub-07 T1w)" \
-                --validation "$(mni sub-26 T1w)" --precision mixed_bfloat16
-            ship $name "$(mni sub-26 T1w T2w FLAIR)"
-            ;;
-        sanchez2018_x4)
-            train $name sanchez2018_srgan3d_x4_pretrained "$(mni sub-07 T1w T2w FLAIR)" \
-                --precision mixed_bfloat16 --steps 1500
-            ship $name "$(mni sub-26 T1w T2w FLAIR)"
-            ;;
+        sanchez2018_x2) two_folds $name sanchez2018_srgan3d_x2_pretrained 2000 1000 ;;
+        sanchez2018_x2_robust) two_folds $name sanchez2018_srgan3d_x2_robust_pretrained 800 800 sanchez2018_x2 ;;
+        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained 1500 1000 ;;
         li2017_3dsrcnn_r3 | li2017_3dsrgan_r3)
             train $name ${name}_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100
-            ship $name "$(flair sub-12)"
+            evaluate $name "$(flair sub-12)"
+            ship $name "$runs/$name.results"
+            ;;
+        li2017_3dsrcnn_r2 | li2017_3dsrcnn_r4)
+            train $name li2017_3dsrcnn_r3_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 700 \
+                --set degradation.factor=${name##*_r}
+            evaluate $name "$(flair sub-12)"
+            ship $name "$runs/$name.results"
+            ;;
+        taloma2020_t1w_to_t2w)
+            train $name taloma2020_resgan_pretrained "$(mni sub-07 T1w T2w)" --precision mixed_bfloat16 --steps 1000
+            evaluate $name "$(mni sub-26 T1w T2w)"
+            ship $name "$runs/$name.results"
             ;;
         *)
             echo "unknown model $name" >&2
