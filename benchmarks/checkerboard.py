@@ -36,12 +36,14 @@ def main() -> None:
         trained = models.load(run)
         recipe = trained.recipe
         case = prepare_case(Scan(chosen.scan), recipe, mask_source="auto")
-        factor = max(case.degradation.factors)
         if number == 0:
+            factor = max(case.degradation.factors)
             grid_map = case.degradation.grid_map(case.truth.shape).inverse()
             cubic = interpolate(case.low_res.data, grid_map, case.truth.shape, "cubic")
             print(f"| the scan | | {line_above_its_surroundings(case.truth.data, factor):+.1f} |")
             print(f"| cubic spline | | {line_above_its_surroundings(cubic, factor):+.1f} |")
+        if case.degradation.factors != (factor,) * 3:
+            arguments.error(f"{run}: a network for factors {case.degradation.factors}, expected {(factor,) * 3}")
         keras.utils.set_random_seed(0)
         new = models.Model(recipe, models.resolver_for(recipe, models.build_generator(recipe)))
         found = [

@@ -33,8 +33,12 @@ def main() -> None:
 
     model = models.load(model_folder.resolve(chosen.model))
     case = prepare_case(Scan(chosen.flair), model.recipe, mask_source="auto")
-    t1w = read_scan(chosen.t1w).data
-    found = find(case.truth.data, t1w[tuple(slice(n) for n in case.truth.shape)])
+    t1w = read_scan(chosen.t1w, axes=model.recipe.axes)
+    if not np.allclose(t1w.affine, case.truth.affine, atol=1e-3):
+        arguments.error("FLAIR and T1W are not on one grid; register and resample the one to the other")
+    found = find(case.truth.data, t1w.data[tuple(slice(n) for n in case.truth.shape)])
+    if not found:
+        arguments.error("no bright lesions found")
     grid_map = case.degradation.grid_map(case.truth.shape).inverse()
     estimates = {
         "scan": case.truth.data,

@@ -7,6 +7,7 @@ from tf_mrsr.augmentation import augment, degrade
 from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import GaussianDecimation
 from tf_mrsr.errors import RecipeError
+from tf_mrsr.inference import models
 from tf_mrsr.pipeline import PatchPairs
 
 CUBE = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
@@ -99,6 +100,15 @@ def test_degradations_vary_from_patch_to_patch_and_are_drawn_again_alike(tmp_pat
     sharp = chosen.training_degradation().batch(high_res[..., 0])
     assert all(not np.allclose(own, plain, atol=1e-3) for own, plain in zip(low_res[..., 0], sharp, strict=True))
     np.testing.assert_array_equal(PatchPairs([Scan(path)], chosen, seed=3).batch(0)[0], low_res)
+
+
+@pytest.mark.parametrize("kind", ["block_average", "gaussian_zoom"])
+def test_a_residual_needs_voxels_that_lie_on_each_other(kind):
+    """The interpolation inside the network would be shifted by a part of a voxel."""
+    overrides = [f"degradation={{kind: {kind}, factor: 2}}", "augmentation=null"]
+    chosen = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", overrides)
+    with pytest.raises(RecipeError, match="needs low-resolution voxel j on high-resolution voxel r j"):
+        models.build_generator(chosen)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,11 @@ def test_numbers_of_an_evaluation(tmp_path):
     assert measured.gains == {"cubic": (1, 1, 1)}
 
 
+def test_a_perfect_method_is_the_best():
+    assert card_page.best_other(Measured((), 1, {**SUMMARY, "nearest": {"psnr": {"mean": None}}})) == "nearest"
+    assert card_page.best_other(Measured((), 1, {"network": SUMMARY["network"]})) is None
+
+
 def test_folds_are_joined(tmp_path):
     """The same name in two folds is two scans."""
     chosen = recipe.load("sanchez2018_srgan3d_x2_quick")
@@ -216,6 +221,16 @@ def test_folds_are_joined(tmp_path):
     measured = cards.read_evaluation(folds, chosen)
     assert (measured.scans, measured.summary["cubic"]["psnr"]["mean"]) == (4, 30.5)
     assert measured.gains["cubic"] == (11 / 3, 1, 6)
+    assert "- folds: 2. The network's numbers are not of these very weights" in card_page.to_markdown(
+        replace(ISOTROPIC, measured=measured)
+    )
+    with pytest.raises(DataError, match="given twice"):
+        cards.read_evaluation([folds[0], tmp_path / "b" / ".." / "a"], chosen)
+    for row in table["cases"]:
+        row["method"] = row["method"].replace("cubic", "linear")
+    (folds[1] / "table.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="measured differently"):
+        cards.read_evaluation(folds, chosen)
     table["protocol"][1] = "mask: whole volume"
     (folds[1] / "table.json").write_text(json.dumps(table))
     with pytest.raises(DataError, match="measured differently"):

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests import golden, scans
-from tf_mrsr import __main__, cli, evaluate, predict, recipe, train
+from tf_mrsr import __main__, cli, evaluate, predict, recipe, run_folder, train
 from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import BlockAverage
 from tf_mrsr.evaluation import prepare_case
@@ -336,6 +336,25 @@ def test_resume_can_go_further_where_the_learning_rate_is_constant(folder, tmp_p
     assert train.main(["--resume", *data]) == 0  # nothing is left to do
     assert train.main(["--resume", *data, "--steps", "3"]) == 1
     assert "4 steps are done already" in capsys.readouterr().err
+
+
+def test_resume_cannot_move_the_end_of_a_stage(folder, tmp_path, capsys):
+    small = ["network.generator.filters=[2,2,2,2,2,2,2,2,1]", "network.generator.stages=2"]
+    chosen = recipe.load("taloma2020_resgan_acm", small)
+    assert not any(stage.generator.optimizer.depends_on_length for stage in chosen.stages)
+    facts = {"seed": 0, "steps": 2, "precision": "float32", "data": "", "validation_data": ""}
+    run_folder.create_run(tmp_path / "run", chosen, facts)
+    scan = folder / SCAN
+    pair = tmp_path / "pairs.csv"
+    pair.write_text(f"source,target\n{scan},{scan}\n")
+    assert train.main(["--resume", "--run", str(tmp_path / "run"), "--data", str(pair), "--steps", "3"]) == 1
+    assert "cannot change --steps: the recipe has several stages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1", "inf", "soon"])
+def test_minutes_between_checkpoints(minutes):
+    with pytest.raises(SystemExit):
+        train.main(["--data", "a", "--run", "b", "--recipe", "c", "--checkpoint-minutes", minutes])
 
 
 def test_bfloat16_and_xla(folder, tmp_path):

@@ -1,10 +1,12 @@
 """The export command, and the exported folder through every way of loading it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from tf_mrsr.errors import ModelError, OutputError
 from tf_mrsr.inference import models
 from tf_mrsr.limits import UNLIMITED
 from tf_mrsr.serving import config, messages
+from tf_mrsr.training.loop import Trainer
 from tf_mrsr.volume import Volume
 
 TINY = [
@@ -272,8 +275,8 @@ def test_a_saved_model_is_exported_again_with_new_facts(folder, exported, tmp_pa
 
 
 @pytest.mark.parametrize("source", ["run", "models/x2"])
-def test_training_goes_on_from_a_trained_model(folder, source, tmp_path):
-    """With a learning rate that moves nothing, the run ends with the weights that it was given."""
+def test_training_goes_on_from_a_trained_model(folder, source, tmp_path, monkeypatch):
+    """With a learning rate that moves nothing, the run ends with the weights that it was given, killed early or not."""
     still = [
         "stages.0.generator.optimizer.learning_rate=1e-30",
         "stages.0.generator.optimizer.final_learning_rate=null",
@@ -281,7 +284,12 @@ def test_training_goes_on_from_a_trained_model(folder, source, tmp_path):
     command = [*TINY, "--data", str(folder / "sub-0_T1w.nii.gz"), "--run", str(tmp_path / "run"), "--steps", "1"]
     for value in still:
         command += ["--set", value]
-    assert train.main([*command, "--start-from", str(folder / source)]) == 0
+    command += ["--start-from", str(folder / source)]
+    with monkeypatch.context() as patch:  # killed before the first checkpoint that a step leads to
+        patch.setattr(Trainer, "run", lambda self: sys.exit(143))
+        with pytest.raises(SystemExit):
+            train.main(command)
+    assert train.main(["--resume", *command[len(TINY) : len(TINY) + 4]]) == 0
     given, kept = (models.load_generator(run).trainable_variables for run in (folder / "run", tmp_path / "run"))
     for one, other in zip(given, kept, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -292,19 +300,57 @@ def test_training_goes_on_from_a_trained_model(folder, source, tmp_path):
     ).read_text(encoding="utf-8")
 
 
+def test_another_factor_is_another_network(tmp_path, capsys):
+    """The arguments are the same there: the factor comes from the degradation."""
+    small = ["network.generator.filters=2", "patches.shape=[8,8,0]", "patches.per_volume=4"]
+    scans.save(tmp_path / "a.nii.gz", scans.blobs((16, 16, 12), np.diag([1, 1, 3, 1])) + 1, np.diag([1, 1, 3, 1]))
+    command = ["--recipe", "li2017_3dsrcnn_r3_quick", "--data", str(tmp_path / "a.nii.gz"), "--steps", "1"]
+    for value in small:
+        command += ["--set", value]
+    assert train.main([*command, "--run", str(tmp_path / "three")]) == 0
+    start = ["--run", str(tmp_path / "two"), "--set", "degradation.factor=2", "--start-from", str(tmp_path / "three")]
+    assert train.main([*command, *start]) == 1
+    assert "choose a recipe of the same network" in capsys.readouterr().err
+
+
+def test_an_older_model_stays_where_it_cannot_be_replaced(exported, tmp_path, monkeypatch):
+    model = models.rebuild(exported)
+    models.save(model, tmp_path / "model")
+    (tmp_path / ".model.old").mkdir()  # as a kill leaves it
+    (tmp_path / ".model.old" / "card.json").write_text("{}")
+    models.save(model, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target).name == "model" and "partial" in Path(source).name:
+            raise OSError("disk")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="cannot be written"):
+        models.save(model, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    models.load(tmp_path / "model")
+
+
 def test_where_no_training_goes_on_from(folder, exported, averager, tmp_path, capsys):
-    stripped = tmp_path / "stripped"
-    models.save(models.rebuild(exported), stripped)
     command = [*TINY, "--data", str(folder / "sub-0_T1w.nii.gz"), "--run", str(tmp_path / "run"), "--steps", "1"]
     for source, options, words in (
         (exported, ["--set", "network.generator.filters=8"], "choose a recipe of the same network"),
-        (averager[1], [], "choose a recipe of the same network"),
-        (stripped, [], "give the run's folder"),
+        (averager[1], [], "give its run's folder"),
         (tmp_path / "none", [], "no such folder"),
     ):
         assert train.main([*command, *options, "--start-from", str(source)]) == 1
         assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    gone = tmp_path / "gone"
+    shutil.copytree(folder / "run", gone)
+    facts = json.loads((gone / "run.json").read_text())
+    (gone / "run.json").write_text(json.dumps({**facts, "start_from": "x2"}))
+    shutil.rmtree(gone / "state")
+    assert train.main(["--run", str(gone), "--data", str(folder / "sub-0_T1w.nii.gz"), "--resume"]) == 1
+    assert "stopped before its first checkpoint" in capsys.readouterr().err
     resume = ["--run", str(folder / "run"), "--data", str(folder / "sub-0_T1w.nii.gz"), "--resume"]
     assert train.main([*resume, "--start-from", str(exported)]) == 1
     assert "leave those options out" in capsys.readouterr().err

@@ -66,5 +66,5 @@ def degrade(
     low_res = degradation(patch)
     if noise is not None:
         real, imaginary = rng.uniform(*noise) * rng.standard_normal((2, *low_res.shape))
-        low_res = 2 * np.hypot((low_res + 1) / 2 + real, imaginary) - 1
+        low_res = 2 * np.hypot(np.maximum(low_res + 1, 0) / 2 + real, imaginary) - 1
     return low_res

@@ -74,13 +74,15 @@ class Training:
 @dataclass(frozen=True)
 class Measured:
     """An evaluation: lines that say how it was measured; method -> metric -> statistic -> value; scan by scan, other
-    method -> mean, least and largest gain of the network over it in dB.
+    method -> mean, least and largest gain of the network over it in dB. With several folds the network's numbers are
+    those of as many networks, each trained without the scans that it was measured on.
     """
 
     protocol: tuple[str, ...]
     scans: int
     summary: dict[str, dict[str, dict[str, float | None]]]
     gains: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    folds: int = 1
 
 
 @dataclass(frozen=True)
@@ -224,16 +226,18 @@ def read_evaluation(results: Sequence[Path], recipe: Recipe) -> Measured:
     Raises:
         DataError: if one is no such folder, the evaluation was of another recipe, or they were measured differently.
     """
-    protocols, rows = [], []
-    for folder in results:
+    if len({folder.resolve() for folder in results}) < len(results):
+        raise DataError("the same results folder is given twice; give each fold's once")
+    protocols, rows, methods = [], [], []
+    for fold, folder in enumerate(results):
         protocol, found = _read_table(folder, recipe)
         protocols.append(protocol)
-        rows += [{**row, "case": (len(protocols), row["case"])} for row in found]
-        if protocol != protocols[0]:
+        methods.append(list(dict.fromkeys(row["method"] for row in found)))
+        if (protocol, methods[fold]) != (protocols[0], methods[0]):
             raise DataError(f"{folder}: measured differently from {results[0]}; evaluate both in the same way")
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    summary = {method: _statistics([row for row in rows if row["method"] == method]) for method in methods}
-    return Measured(protocols[0], len({row["case"] for row in rows}), summary, _gains(rows))
+        rows += [{**row, "case": (fold, row["case"])} for row in found]
+    summary = {method: _statistics([row for row in rows if row["method"] == method]) for method in methods[0]}
+    return Measured(protocols[0], len({row["case"] for row in rows}), summary, _gains(rows), len(results))
 
 
 def _read_table(results: Path, recipe: Recipe) -> tuple[tuple[str, ...], list[dict[str, Any]]]:

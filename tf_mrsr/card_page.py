@@ -72,12 +72,15 @@ def numbers_in_short(card: Card) -> str:
 
 def best_other(measured: Measured) -> str | None:
     """The method other than the network with the highest mean PSNR; None if there is no other."""
-    means = {
-        method: values.get("psnr", {}).get("mean") or float("-inf")
-        for method, values in measured.summary.items()
-        if not method.startswith("network")
-    }
-    return max(means, key=means.get, default=None)
+    others = [method for method in measured.summary if not method.startswith("network")]
+    return max(others, key=lambda method: _mean_psnr(measured.summary[method]), default=None)
+
+
+def _mean_psnr(values: Mapping[str, Mapping[str, float | None]]) -> float:
+    if "psnr" not in values:
+        return float("-inf")
+    mean = values["psnr"].get("mean")
+    return float("inf") if mean is None else mean
 
 
 def _means(values: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -111,11 +114,21 @@ def _measured_lines(measured: Measured | None) -> list[str]:
     return [
         *(f"- {line}" for line in measured.protocol),
         f"- scans: {measured.scans}",
+        *_fold_lines(measured),
         "",
         "| method | PSNR (dB): mean (std) | SSIM: mean (std) |",
         "| --- | --- | --- |",
         *rows,
         *_gain_lines(measured),
+    ]
+
+
+def _fold_lines(measured: Measured) -> list[str]:
+    if measured.folds == 1:
+        return []
+    return [
+        f"- folds: {measured.folds}. The network's numbers are not of these very weights, but of {measured.folds} "
+        "networks of the same recipe, each trained without the people whom it was measured on"
     ]
 
 

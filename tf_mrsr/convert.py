@@ -91,8 +91,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     if weights_only:
         keras_files.save(generator, output)
     else:
-        model = models.Model(chosen, models.resolver_for(chosen, generator, arguments.target_window))
-        models.save(model, output, generator=generator)
+        resolver = models.resolver_for(chosen, generator, arguments.target_window)
+        models.save(models.Model(chosen, resolver, generator=generator), output)
     use = "load them with Keras" if weights_only else f"predict with --model {output}"
     print(f"{output}: {len(generator.weights)} tensors, {generator.count_params()} weights converted; {use}")
 

@@ -163,8 +163,7 @@ def _export(arguments: argparse.Namespace) -> None:
         curve = figures.training_curve(source, Path(folder) / "training.png")
         if curve is not None:
             pictures[curve.name] = curve
-        kept = not model_folder.is_saved_model(source) or model_folder.generator_file(source) is not None
-        models.save(model._replace(card=card), target, pictures, models.load_generator(source) if kept else None)
+        models.save(model._replace(card=card), target, pictures)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: exported, {size / 2**20:.1f} MB; predict with --model {target}")
     if arguments.serving_config:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tf_mrsr import card as cards
 from tf_mrsr import recipe
 from tf_mrsr.card import Card
-from tf_mrsr.errors import ModelError, RecipeError
+from tf_mrsr.errors import ModelError, OutputError, RecipeError
 from tf_mrsr.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -71,6 +71,12 @@ def versions(folder: Path) -> list[int]:
 
 def is_saved_model(folder: Path) -> bool:
     return (folder / SAVED_MODEL_FILE).exists()
+
+
+def check_new_run(folder: Path) -> None:
+    """Raises OutputError if a new run's folder holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder}: exists and is not an empty folder; use --resume to go on, or another --run")
 
 
 def generator_file(folder: Path) -> Path | None:

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
-from tf_mrsr.model_folder import GENERATOR_FOLDER, RECIPE_FILE, RUN_FILE
+from tf_mrsr.model_folder import GENERATOR_FOLDER, RECIPE_FILE, RUN_FILE, check_new_run
 from tf_mrsr.recipe import Recipe
 
 # What reading a damaged checkpoint or SavedModel raises, according to where the damage is.
@@ -50,8 +50,7 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
     Raises:
         OutputError: if the folder holds something already, or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder}: exists and is not an empty folder; use --resume to go on, or another --run")
+    check_new_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,6 +105,15 @@ def latest_checkpoint(folder: Path) -> str | None:
     if checkpoint is None and any(folder.glob("*.index")):
         raise ModelError(f"{folder}: the file 'checkpoint' is missing or damaged; put back a copy, or start a new run")
     return checkpoint
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run can go on from where it was.
+
+    Raises:
+        ModelError: see ``latest_checkpoint``.
+    """
+    return latest_checkpoint(run / STATE_FOLDER) is not None
 
 
 def save_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:

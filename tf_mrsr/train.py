@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, RecipeError
+from tf_mrsr.errors import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from tf_mrsr.cohort import Scan
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cli.add_cache_option(arguments)
     arguments.add_argument(
-        "--checkpoint-minutes", type=float, default=5.0, metavar="N", help="time between checkpoints (default 5)"
+        "--checkpoint-minutes", type=_minutes, default=5.0, metavar="N", help="time between checkpoints (default 5)"
     )
     arguments.add_argument(
         "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
@@ -81,6 +82,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_memory_option(arguments)
     cli.add_device_option(arguments)
     return cli.run(_train, arguments.parse_args(argv))
+
+
+def _name_of(model: Path) -> str:
+    """What a card calls the model that a training began with; its files are checked."""
+    from tf_mrsr import model_folder
+
+    card = model_folder.read_card(model)
+    if not model_folder.is_saved_model(model):
+        return model.resolve().name
+    if model_folder.generator_file(model) is None:
+        raise ModelError(f"{model}: was saved without what a training goes on from; give its run's folder")
+    return card.name
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1
+    if not 0 <= minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return minutes
 
 
 def _seed(text: str) -> int:
@@ -106,7 +129,9 @@ def _train(arguments: argparse.Namespace) -> None:
     start_from = None
     if arguments.start_from is not None:
         start_from = model_folder.resolve(arguments.start_from)
-        model_folder.read_card(start_from)  # its files are checked
+        start_name = _name_of(start_from)
+    if not arguments.resume:
+        model_folder.check_new_run(arguments.run)
     scans = cohort.find_pairs(arguments.data, chosen.contrasts)
     held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
     _refuse_overlap(scans, held_out)
@@ -127,7 +152,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "seed": arguments.seed or 0,
             "steps": arguments.steps,
             "precision": arguments.precision or "float32",
-            "start_from": None if start_from is None else arguments.start_from.name,
+            "start_from": None if start_from is None else start_name,
         }
     _set_steps(arguments, chosen, facts)
     vgg19 = _vgg19(arguments, chosen, facts)
@@ -141,6 +166,8 @@ def _train(arguments: argparse.Namespace) -> None:
             on_bad_scan=(lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None,
             on_scan_read=progress.advance,
         )
+    if arguments.resume and facts.get("start_from") and not run_folder.has_checkpoint(arguments.run):
+        raise ModelError(f"{arguments.run}: was stopped before its first checkpoint; delete it and begin again")
     data = {"data": run_folder.fingerprint(pairs.scans), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
         _check_same_data(arguments.run, data, facts)
@@ -173,9 +200,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _set_steps(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> None:
     if arguments.steps is None or arguments.steps == facts["steps"]:
         return
-    falls = any(stage.generator.optimizer.depends_on_length for stage in recipe.stages)
-    if arguments.resume and falls:
-        raise RecipeError("the recipe's learning rate falls over all its steps, so --resume cannot change --steps")
+    if arguments.resume:
+        (first, *more) = recipe.stages
+        trained = [first.generator, *([first.discriminator] if first.discriminator else [])]
+        if more or any(part.optimizer.depends_on_length for part in trained):
+            raise RecipeError(
+                "--resume cannot change --steps: the recipe has several stages, or a learning rate that falls over all "
+                "its steps"
+            )
     facts["steps"] = arguments.steps
 
 

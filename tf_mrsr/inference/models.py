@@ -20,11 +20,13 @@ from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
 from tf_mrsr.conversion import keras_files
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
+from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import warm_up
 from tf_mrsr.inference.patch_averager import PatchAverager
 from tf_mrsr.inference.slice_resolver import SliceResolver
 from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.intensity import Window
+from tf_mrsr.layers import CubicUpsampling3D
 from tf_mrsr.limits import UNLIMITED
 from tf_mrsr.networks.structure import reach, stage_count, up_to_stage
 from tf_mrsr.recipe import Recipe
@@ -32,13 +34,14 @@ from tf_mrsr.volume import Volume
 
 
 class Model(NamedTuple):
-    """A trained model: its recipe, the resolver, a ``SuperResolver`` or a SavedModel of one, and its card (None for
-    what the recipe alone tells).
+    """A trained model: its recipe, the resolver, a ``SuperResolver`` or a SavedModel of one, its card (None for what
+    the recipe alone tells), and the generator with its batch norms (None where only the resolver is loaded or left).
     """
 
     recipe: Recipe
     resolver: SuperResolver
     card: Card | None = None
+    generator: keras.Model | None = None
 
     @property
     def target_window(self) -> Window | None:
@@ -123,6 +126,12 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     scale = (*reach(generator).scale, generator.output_shape[-1]) if of_slices else reach(generator).scale
     if scale != factors:
         raise RecipeError(f"the generator enlarges by {scale}, but the degradation's factors are {factors}")
+    interpolates = any(isinstance(layer, CubicUpsampling3D) for layer in generator.layers)
+    if interpolates and degradation.network_grid_map() != GridMap.decimation(factors).inverse():
+        raise RecipeError(
+            "the generator's argument 'residual' needs low-resolution voxel j on high-resolution voxel r j, as "
+            f"degradation.kind 'gaussian_decimation' leaves it; here {degradation.alignment}"
+        )
     if stage_count(generator) not in (1, len(recipe_.stages)):
         raise RecipeError(
             f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
@@ -182,7 +191,8 @@ def _load_saved_model(folder: Path) -> Any:
 
 def _of_run(folder: Path, card: Card, precision: str = "float32") -> Model:
     recipe_, facts = model_folder.read_run(folder)
-    return Model(recipe_, resolver_for(recipe_, load_generator(folder, precision), facts.get("target_window")), card)
+    generator = load_generator(folder, precision)
+    return Model(recipe_, resolver_for(recipe_, generator, facts.get("target_window")), card, generator)
 
 
 def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
@@ -205,8 +215,16 @@ def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
             f"{folder}: has no {model_folder.GENERATOR_FILE}, and the batch norms of its SavedModel are part of the "
             "convolutions; give the run's folder"
         )
-    keras_files.load(generator, file)
-    return generator
+    stages = stage_count(generator)
+    while True:
+        trained = up_to_stage(generator, stages)
+        try:
+            keras_files.load(trained, file)
+            return trained
+        except ModelError:
+            if stages == 1:
+                raise
+            stages -= 1
 
 
 def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) -> None:
@@ -221,11 +239,11 @@ def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) 
         ModelError: if the source has no generator, or its file is damaged.
         RecipeError: if it is of another network, or has fewer stages.
     """
-    other, own = model_folder.read_recipe(source).network, recipe_.network
-    if (other.name, other.generator) != (own.name, own.generator):
+    other = model_folder.read_recipe(source)
+    theirs, ours = _network_words(other), _network_words(recipe_)
+    if theirs != ours:
         raise RecipeError(
-            f"{source}: its network is {other.name} {other.generator}, the recipe's {own.name} {own.generator}; choose "
-            "a recipe of the same network"
+            f"{source}: its network is {theirs}, the recipe's {ours}; choose a recipe of the same network"
         )
     weights = load_generator(source).get_weights()
     if len(weights) != len(generator.weights):
@@ -233,15 +251,28 @@ def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) 
     generator.set_weights(weights)
 
 
+def _network_words(recipe_: Recipe) -> str:
+    """All that decides on the generator: its arguments, those left out as well, and the factors."""
+    network = recipe_.network
+    defaults = {name: spec.default for name, spec in networks.parameters(network.name, "generator").items()}
+    arguments = ", ".join(f"{name}={value}" for name, value in sorted({**defaults, **network.generator}.items()))
+    return f"{network.name}({arguments}) for factors {recipe_.training_degradation().factors}"
+
+
 def rebuild(folder: str | Path) -> Model:
-    """As ``load``, with a resolver built anew from the recipe, as ``save`` needs it.
+    """As ``load``, with a resolver built anew from the recipe, as ``save`` needs it, and the generator where there is
+    one.
 
     Raises:
         ModelError: as ``load``, or if a SavedModel's weights are not those of its recipe's network.
     """
     folder = Path(folder)
     model = load(folder)
-    return model if isinstance(model.resolver, SuperResolver) else _rebuilt(model, folder)
+    if not isinstance(model.resolver, SuperResolver):
+        model = _rebuilt(model, folder)
+        if model_folder.generator_file(folder) is not None:
+            model = model._replace(generator=load_generator(folder))
+    return model
 
 
 def _rebuilt(model: Model, folder: Path, precision: str = "float32") -> Model:
@@ -260,14 +291,12 @@ def _rebuilt(model: Model, folder: Path, precision: str = "float32") -> Model:
 
 def export_run(folder: Path) -> None:
     """Writes the run's generator as a SavedModel, ``saved_model`` in the run folder, in place of an older one."""
-    model = _of_run(folder, model_folder.read_card(folder))
-    save(model, folder / run_folder.SAVED_MODEL_FOLDER, generator=load_generator(folder))
+    save(_of_run(folder, model_folder.read_card(folder)), folder / run_folder.SAVED_MODEL_FOLDER)
 
 
-def save(
-    model: Model, folder: Path, pictures: Mapping[str, Path] | None = None, generator: keras.Model | None = None
-) -> None:
-    """Writes a self-contained SavedModel with its card, under a temporary name first.
+def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None) -> None:
+    """Writes a self-contained SavedModel with its card, under a temporary name first; with the model's generator, if it
+    has one, from which a training can go on.
 
     The only way out: what training leaves, what ``tf-mrsr export`` writes and what is served are the same folder.
 
@@ -275,36 +304,47 @@ def save(
         model: the model.
         folder: where it goes.
         pictures: PNG files for the card, by the name that each gets there.
-        generator: the generator with its batch norms, kept for a training that goes on from it; None keeps none.
 
     Raises:
         OutputError: if it cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
-        _describe(model, temporary, pictures or {}, generator)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
+        _describe(model, temporary, pictures or {})
+        _put_in_place(temporary, folder)
     except (OSError, tf.errors.OpError) as error:
         raise OutputError(f"{folder}: cannot be written; check the folder and the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe(model: Model, folder: Path, pictures: Mapping[str, Path], generator: keras.Model | None) -> None:
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Renames a folder to ``folder``; what was there stays there if that fails."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    replaces = folder.exists()
+    if replaces:
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except BaseException:
+        if replaces:
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe(model: Model, folder: Path, pictures: Mapping[str, Path]) -> None:
     """Puts beside a SavedModel what tells of it: recipe, warm-up requests, generator, pictures, card."""
     card = replace(model.card or cards.of_recipe(model.recipe), tf_mrsr=__version__)
     extra = folder / model_folder.EXTRA_FOLDER
     extra.mkdir()
     (extra / model_folder.RECIPE_FILE).write_text(model.recipe.to_yaml(), encoding="utf-8")
     warm_up.write(extra / warm_up.FILE, card.name, model.resolver.signatures, stride=model.recipe.prediction.stride)
-    if generator is not None:
-        keras_files.save(generator, extra / model_folder.GENERATOR_FILE)
+    if model.generator is not None:
+        keras_files.save(model.generator, extra / model_folder.GENERATOR_FILE)
     if pictures:
         (folder / card_page.PICTURES_FOLDER).mkdir()
     for name, picture in pictures.items():

@@ -161,6 +161,8 @@ class Trainer:
                     f"{folder}: the newest checkpoint in {run_folder.STATE_FOLDER}/ is damaged or of another recipe; "
                     "put back a copy, or start a new run"
                 ) from error
+        elif self._settings.start_from is not None:
+            run_folder.save_checkpoint(self._states, 0)  # else a run killed early would go on from new weights
         if int(self._step) > self.total_steps:
             raise RecipeError(f"{folder}: {int(self._step)} steps are done already, more than {self.total_steps}")
         return int(self._step)
