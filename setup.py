@@ -16,7 +16,7 @@ setup(
     description="Published MR super-resolution and synthesis networks, geometry-true, in TensorFlow/Keras",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-4.0",
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["tf_mrsr", "tf_mrsr.*"]), "tf_mrsr._recipes", "tf_mrsr._weights"],
     package_dir={"tf_mrsr._recipes": "train", "tf_mrsr._weights": "weights"},

@@ -316,7 +316,7 @@ def test_the_documentation_lists_every_fault():
 def test_missing_codecs_are_named(tmp_path, monkeypatch):
     _restated(made.save(tmp_path, made.slices()), JPEGLSLossless)
     monkeypatch.setattr(pixels, "CODECS", {JPEGLSLossless: pixels._Codec("no such plugin", b"")})
-    with pytest.raises(VolumeError, match=r"JPEG-LS Lossless.*pip install 'tf-mrsr\[codecs\]'"):
+    with pytest.raises(VolumeError, match=r"JPEG-LS Lossless.*pip install '.\[codecs\]'"):
         reading.read(tmp_path)
 
 

@@ -29,7 +29,7 @@ def test_the_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor.main([]) == 0
     found = findings(capsys)
-    assert found["nilearn"] == "not installed; for tf-mrsr demo: pip install 'tf-mrsr[demo]'"
+    assert found["nilearn"] == "not installed; for tf-mrsr demo: pip install '.[demo]' in tf_mrsr's folder"
     assert found["TensorFlow"].startswith("missing: pip install tensorflow")
 
 

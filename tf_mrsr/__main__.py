@@ -17,7 +17,7 @@ COMMANDS = {
     "export": "write a model as a self-contained SavedModel with its card",
     "models": "list the trained models that come with tf_mrsr",
     "doctor": "tell what this machine has, and what is missing",
-    "demo": "train shortly and super-resolve a head that comes with nilearn",
+    "demo": "super-resolve a head that comes with nilearn with a shipped model",
 }
 
 

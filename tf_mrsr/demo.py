@@ -61,7 +61,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     results = output / "results"
     _do(evaluate.main, ["--model", model, "--data", str(files["high_res"]), "-o", str(results)])
     print(
-        f"Model: {MODEL}, trained on one person's scan. The head is an average of 152 people and so smoother\n"
+        f"Model: {MODEL}, trained on scans of two people. The head is an average of 152 people and so smoother\n"
         "than any scan; docs/measurements.md has numbers of real ones.\n"
         f"Low-resolution scan:   {files['low_res']}\nSuper-resolved scan:   {files['super_resolved']}\n"
         f"Picture and table:     {results}/figures/head.png, {results}/table.md"
@@ -78,7 +78,9 @@ def _template() -> Volume:
     try:
         from nilearn.datasets import load_mni152_template
     except ImportError as error:
-        raise DataError("the demo's head comes with nilearn; install it with pip install 'tf-mrsr[demo]'") from error
+        raise DataError(
+            "the demo's head comes with nilearn; install it with pip install '.[demo]' in tf_mrsr's folder"
+        ) from error
     import numpy as np
     from scipy import ndimage
 

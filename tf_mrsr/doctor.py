@@ -18,15 +18,14 @@ _PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "nibabel", "protobuf", "
 _DISTRIBUTIONS_OF_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos")
 # Module -> what it is for, how to get it.
 _OPTIONAL = {
-    "nilearn": ("tf-mrsr demo", "pip install 'tf-mrsr[demo]'"),
-    "tensorboard": ("TensorBoard's view of a training", "pip install 'tf-mrsr[tensorboard]'"),
+    "nilearn": ("tf-mrsr demo", "pip install '.[demo]' in tf_mrsr's folder"),
+    "tensorboard": ("TensorBoard's view of a training", "pip install '.[tensorboard]' in tf_mrsr's folder"),
     "pydicom": ("reading DICOM", "pip install pydicom"),
 }
 # Module -> transfer syntaxes that pydicom reads with it.
 _CODECS = {
-    "openjpeg": ("JPEG 2000", "pip install pylibjpeg-openjpeg"),
-    "jpeg_ls": ("JPEG-LS", "pip install pyjpegls"),
-    "PIL": ("JPEG baseline", "pip install pillow"),
+    "openjpeg": ("JPEG 2000", "pip install '.[codecs]' in tf_mrsr's folder"),
+    "jpeg_ls": ("JPEG-LS", "pip install '.[codecs]' in tf_mrsr's folder"),
 }
 
 
@@ -119,9 +118,9 @@ def _gpus() -> Iterator[tuple[str, str]]:
     if gpus:
         return
     if not tf.test.is_built_with_cuda():
-        yield "GPU", "none: this TensorFlow is built without CUDA; pip install 'tf-mrsr[gpu]' in a fresh environment"
+        yield "GPU", "none: this TensorFlow is built without CUDA; pip install '.[gpu]' in a fresh one"
     else:
-        yield "GPU", "none found; check nvidia-smi, and pip install 'tf-mrsr[gpu]' for the CUDA libraries"
+        yield "GPU", "none found; check nvidia-smi, and pip install '.[gpu]' for the CUDA libraries"
 
 
 def _tried(*, jit: bool) -> str:

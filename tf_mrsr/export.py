@@ -131,7 +131,9 @@ def _check_file(output: Path, suffix: str, *, overwrite: bool) -> None:
 def _check_onnx() -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise OutputError(f"--format onnx needs {', '.join(missing)}; install them with pip install 'tf_mrsr[onnx]'")
+        raise OutputError(
+            f"--format onnx needs {', '.join(missing)}; install them with pip install '.[onnx]' in tf_mrsr's folder"
+        )
 
 
 def _export(arguments: argparse.Namespace) -> None:

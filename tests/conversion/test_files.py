@@ -233,7 +233,7 @@ def test_what_is_not_written(of_slices, tmp_path, capsys, monkeypatch):
             folder,
             "x.onnx",
             "onnx",
-            "needs no_such_package; install them with pip install 'tf_mrsr[onnx]'",
+            "needs no_such_package; install them with pip install '.[onnx]' in tf_mrsr's folder",
         ),
         (tmp_path / "saved", "x.keras", "keras", "has no generator.weights.h5, and the batch norms of its SavedModel"),
     ):

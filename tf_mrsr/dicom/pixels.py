@@ -86,7 +86,9 @@ def _check_syntax(syntax: UID) -> None:
             "gdcmconv --raw or dcmdjpeg"
         )
     if CODECS[syntax].plugin not in get_decoder(syntax).available_plugins:
-        raise VolumeError(f"compressed with {syntax.name}; install the codecs with pip install 'tf-mrsr[codecs]'")
+        raise VolumeError(
+            f"compressed with {syntax.name}; install the codecs with pip install '.[codecs]' in tf_mrsr's folder"
+        )
 
 
 def _check_pixels(label: str, form: PixelForm) -> None:
