@@ -36,14 +36,15 @@ def main() -> None:
     t1w = read_scan(chosen.t1w, axes=model.recipe.axes)
     if not np.allclose(t1w.affine, case.truth.affine, atol=1e-3):
         arguments.error("FLAIR and T1W are not on one grid; register and resample the one to the other")
-    found = find(case.truth.data, t1w.data[tuple(slice(n) for n in case.truth.shape)])
+    inside = tuple(slice(n) for n in case.truth.shape)  # of the T1w and of what a network enlarges beyond the scan
+    found = find(case.truth.data, t1w.data[inside])
     if not found:
         arguments.error("no bright lesions found")
     grid_map = case.degradation.grid_map(case.truth.shape).inverse()
     estimates = {
         "scan": case.truth.data,
         "cubic spline": interpolate(case.low_res.data, grid_map, case.truth.shape, "cubic"),
-        "network": model.super_resolve(case.low_res, DEFAULT_MEMORY).data,
+        "network": model.super_resolve(case.low_res, DEFAULT_MEMORY).data[inside],
     }
     print("| lesion, voxels | " + " | ".join(estimates) + " |\n| --- | --- | --- | --- |")
     contrasts = [[contrast(data, *pair) for data in estimates.values()] for pair in found]

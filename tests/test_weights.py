@@ -9,13 +9,15 @@ import pytest
 from tests import scans
 from tf_mrsr import card, model_folder, models, predict
 from tf_mrsr.card import NOT_STATED
+from tf_mrsr.inference import models as trained
 
 NAMES = model_folder.shipped()
 MOST_BYTES = 20 * 2**20
 
 
 def test_what_is_shipped():
-    assert set(NAMES) == {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3", "sanchez2018_x2", "sanchez2018_x4"}
+    isotropic = {"sanchez2018_x2", "sanchez2018_x2_robust", "sanchez2018_x4"}
+    assert set(NAMES) == isotropic | {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,6 +31,18 @@ def test_every_model_is_whole_and_described(name):
     summary = facts.measured.summary
     assert summary["network"]["psnr"]["mean"] > summary["cubic"]["psnr"]["mean"]
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_can_go_on_from_it(name):
+    """What it keeps for that is the network that it computes with."""
+    folder = model_folder.weights_directory() / name
+    loaded = trained.load(folder)
+    fresh = trained.build_generator(loaded.recipe)
+    trained.load_initial_weights(fresh, loaded.recipe, folder)
+    kept = trained.resolver_for(loaded.recipe, fresh).network_variables
+    for variable, shipped in zip(kept, loaded.resolver.network_variables, strict=True):
+        np.testing.assert_allclose(variable, shipped, rtol=1e-5, atol=1e-7)
 
 
 def test_the_script_behind_the_weights_is_sound():

@@ -137,6 +137,8 @@ def _gain_lines(measured: Measured) -> list[str]:
     if best not in measured.gains:
         return []
     mean, least, most = measured.gains[best]
+    if measured.scans == 1:
+        return ["", f"Network minus {best}: {mean:+.2f} dB."]
     return ["", f"Network minus {best}, scan by scan: {mean:+.2f} dB on average, {least:+.2f} to {most:+.2f} dB."]
 
 

@@ -3,7 +3,8 @@
 #
 #   train/weights.sh SCANS RUNS NAME ...
 #
-# SCANS holds mni/ and flair/ of the data that the cards name, RUNS gets the runs and results; NAMEs are those below.
+# SCANS holds mni/sub-{07,26}_space-MNI152_{T1w,T2w,FLAIR}.nii.gz and flair/sub-{01,03,04,12}_FLAIR.nii.gz, people of the
+# two databases that docs/measurements.md names; RUNS gets the runs and results; NAMEs are those below.
 # Needs tf-mrsr on the PATH. An interrupted training goes on where it was; seed 0 throughout.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -40,10 +41,10 @@ ship() {  # NAME RESULTS ...
     cp -R "$runs/exported/$name/1" "$root/weights/$name"
 }
 
-evaluate() {  # NAME SCANS [OPTION ...]
+evaluate() {  # NAME SCANS
     local data
     mapfile -t data <<<"$2"
-    tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
+    tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite
 }
 
 # Each person tests what the other one trained, then the network trained by the first learns from both.
@@ -53,7 +54,7 @@ two_folds() {  # NAME RECIPE STEPS FINAL_STEPS [START]; START: name of the model
         [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
         train ${name}_fold$fold $recipe "$(mni $person T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $3 \
             ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
-        evaluate ${name}_fold$fold "$(mni $other T1w T2w FLAIR)" --tta
+        evaluate ${name}_fold$fold "$(mni $other T1w T2w FLAIR)"
     done
     train $name $recipe "$(mni sub-07 T1w T2w FLAIR; mni sub-26 T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $4 \
         --start-from "$runs/${start:-${name}_fold1}" $lower_rate
@@ -66,23 +67,28 @@ figure() {  # RESULTS: the first scan in three planes
 }
 
 for name in "$@"; do
+    if [ ! -f "$root/train/cards/$name.yaml" ]; then
+        echo "unknown model $name, or no card for it in train/cards" >&2
+        exit 1
+    fi
+done
+for name in "$@"; do
     case $name in
         sanchez2018_x2) two_folds $name sanchez2018_srgan3d_x2_pretrained 2000 1000 ;;
-        sanchez2018_x2_robust) two_folds $name sanchez2018_srgan3d_x2_robust_pretrained 800 800 sanchez2018_x2 ;;
-        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained 1500 1000 ;;
+        sanchez2018_x2_robust) two_folds $name sanchez2018_srgan3d_x2_robust_pretrained 600 600 sanchez2018_x2 ;;
+        sanchez2018_x4)
+            train $name sanchez2018_srgan3d_x4_pretrained "$(mni sub-07 T1w T2w FLAIR)" \
+                --precision mixed_bfloat16 --steps 1200
+            evaluate $name "$(mni sub-26 T1w T2w FLAIR)"
+            ship $name "$runs/$name.results"
+            ;;
         li2017_3dsrcnn_r3 | li2017_3dsrgan_r3)
             train $name ${name}_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100
             evaluate $name "$(flair sub-12)"
             ship $name "$runs/$name.results"
             ;;
-        li2017_3dsrcnn_r2 | li2017_3dsrcnn_r4)
-            train $name li2017_3dsrcnn_r3_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 700 \
-                --set degradation.factor=${name##*_r}
-            evaluate $name "$(flair sub-12)"
-            ship $name "$runs/$name.results"
-            ;;
         taloma2020_t1w_to_t2w)
-            train $name taloma2020_resgan_pretrained "$(mni sub-07 T1w T2w)" --precision mixed_bfloat16 --steps 1000
+            train $name taloma2020_resgan_pretrained "$(mni sub-07 T1w T2w)" --precision mixed_bfloat16 --steps 450
             evaluate $name "$(mni sub-26 T1w T2w)"
             ship $name "$runs/$name.results"
             ;;
