@@ -13,11 +13,12 @@ from tf_mrsr.inference import models as trained
 
 NAMES = model_folder.shipped()
 MOST_BYTES = 20 * 2**20
+LARGE = "taloma2020_t1w_to_t2w"  # too large to hold its weights twice
 
 
 def test_what_is_shipped():
     isotropic = {"sanchez2018_x2", "sanchez2018_x2_robust", "sanchez2018_x4"}
-    assert set(NAMES) == isotropic | {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3"}
+    assert set(NAMES) == isotropic | {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3", LARGE}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,11 +30,12 @@ def test_every_model_is_whole_and_described(name):
     assert facts.training is not None
     assert facts.spacing_mm is not None
     summary = facts.measured.summary
-    assert summary["network"]["psnr"]["mean"] > summary["cubic"]["psnr"]["mean"]
+    others = [values["psnr"]["mean"] for method, values in summary.items() if not method.startswith("network")]
+    assert summary["network"]["psnr"]["mean"] > max(others)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != LARGE])
 def test_a_training_can_go_on_from_it(name):
     """What it keeps for that is the network that it computes with."""
     folder = model_folder.weights_directory() / name
@@ -65,6 +67,8 @@ def test_by_name_through_the_command(name, tmp_path, capsys):
     fine = nib.load(tmp_path / "fine.nii.gz")
     assert fine.shape == tuple(n * f for n, f in zip(data.shape, facts.factors, strict=True))
     np.testing.assert_allclose(fine.header.get_zooms(), facts.spacing_mm.least, rtol=1e-3)
+    if facts.contrasts:
+        return  # the intensities are another contrast's
     inner = tuple(slice(4 * f, -4 * f) for f in facts.factors)
     assert abs(np.asarray(fine.dataobj)[inner].mean() / data[4:-4, 4:-4, 4:-4].mean() - 1) < 0.05
 

@@ -85,9 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="write models.config, batching.config and compose.yaml beside the model's folder, for tensorflow/serving",
     )
+    arguments.add_argument(
+        "--no-generator",
+        action="store_true",
+        help="leave out the weights that train --start-from and --format need, which double the size",
+    )
     given = arguments.parse_args(argv)
     of_folders = (given.card, given.data_description, given.licence, given.contrast, given.evaluation)
-    given_one = given.serving_config or given.picture or any(option is not None for option in of_folders)
+    given_one = (
+        given.serving_config or given.no_generator or given.picture or any(option is not None for option in of_folders)
+    )
     if given.format != "saved_model" and given_one:
         arguments.error("cards and serving files go with a SavedModel; leave their options or --format out")
     if given.format == "saved_model" and given.overwrite:
@@ -165,7 +172,8 @@ def _export(arguments: argparse.Namespace) -> None:
         curve = figures.training_curve(source, Path(folder) / "training.png")
         if curve is not None:
             pictures[curve.name] = curve
-        models.save(model._replace(card=card), target, pictures)
+        generator = None if arguments.no_generator else model.generator
+        models.save(model._replace(card=card, generator=generator), target, pictures)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: exported, {size / 2**20:.1f} MB; predict with --model {target}")
     if arguments.serving_config:

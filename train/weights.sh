@@ -33,10 +33,11 @@ train() {  # NAME RECIPE SCANS [OPTION ...]; SCANS separated by line breaks
 }
 
 ship() {  # NAME RESULTS ...
-    local name=$1
+    local name=$1 large=""
+    [ $name = taloma2020_t1w_to_t2w ] && large=--no-generator
     rm -rf "$runs/exported/$name"
     tf-mrsr export --model "$runs/$name" -o "$runs/exported/$name" --evaluation "${@:2}" \
-        --card "$root/train/cards/$name.yaml" --picture "$(figure "$2")"
+        --card "$root/train/cards/$name.yaml" --picture "$(figure "$2")" $large
     rm -rf "${root:?}/weights/$name"
     cp -R "$runs/exported/$name/1" "$root/weights/$name"
 }
