@@ -202,6 +202,14 @@ def damaged_header(folder):
     path.write_bytes(path.read_bytes()[:140] + b"\xff" * 40)
 
 
+@fault("unknown value representation", "instance 1 states no orientation")
+def unknown_representation(folder):
+    path = made.save(folder, made.slices()) / "IM000"
+    content = path.read_bytes()
+    place = content.index(bytes.fromhex("20003700") + b"DS") + 4  # that of ImageOrientationPatient
+    path.write_bytes(content[:place] + b"ZZ" + content[place + 2 :])
+
+
 @fault("sequences without end", "IM000 is damaged DICOM")
 def nested(folder):
     path = made.save(folder, made.slices()) / "IM000"

@@ -33,7 +33,7 @@ DAMAGED = (
     IndexError,
     InvalidDicomError,
     KeyError,
-    NotImplementedError,
+    NotImplementedError,  # a value representation that does not exist
     OverflowError,
     RecursionError,
     TypeError,
