@@ -47,9 +47,14 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_devices_are_chosen_before_tensorflow_runs():
-    """In a fresh process: with cpu no GPU is left, where there is one or not."""
+    """In a fresh process: with cpu no GPU is left, where there is one or not. What no command uses can be imported
+    afterwards, but was not.
+    """
     code = (
         "from tf_mrsr import cli; cli.load_tensorflow('cpu')\n"
-        "import tensorflow as tf, sys; sys.exit(len(tf.config.get_visible_devices('GPU')))"
+        "import sys, tensorflow as tf\n"
+        "print(len(tf.config.get_visible_devices('GPU')), 'sklearn' in sys.modules)\n"
+        "import matplotlib.pyplot, pandas, sklearn"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0 False\n")

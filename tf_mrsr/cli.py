@@ -10,13 +10,16 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tf_mrsr import __version__, limits
 from tf_mrsr.errors import DeviceError, MrsrError, OutputError, VolumeWarning
 
 MODEL_HELP = "run folder, SavedModel folder, or the name of a model that comes with tf_mrsr (tf-mrsr models lists them)"
+# Keras imports these where they are installed, for features that no command uses: a third of TensorFlow's import.
+_KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -178,7 +181,8 @@ def load_tensorflow(device: str = "auto") -> None:
     try:
         with tempfile.TemporaryFile() as sink:
             os.dup2(sink.fileno(), 2)
-            import tensorflow as tf
+            with _as_if_not_installed(*_KERAS_EXTRAS):
+                import tensorflow as tf
 
             _choose_device(device)
             tf.zeros(1)  # the first operation prints as well
@@ -186,6 +190,18 @@ def load_tensorflow(device: str = "auto") -> None:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def _as_if_not_installed(*modules: str) -> Iterator[None]:
+    """Importing these fails meanwhile, unless they are loaded already."""
+    hidden = [module for module in modules if module not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # Python's mark of a module that is not there
+    try:
+        yield
+    finally:
+        for module in hidden:
+            del sys.modules[module]
 
 
 def _choose_device(device: str) -> None:

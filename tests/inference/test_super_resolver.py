@@ -46,25 +46,25 @@ CASES = [(2, "resize"), (2, "subpixel"), (2, "subpixel_nn"), (4, "resize"), (4, 
     ("scale_factor", "upsampling", "residual"), [*((*case, False) for case in CASES), (2, "subpixel_nn", True)]
 )
 def test_tiled_equals_whole(scale_factor, upsampling, residual):
-    """Whole, the tail by slabs, and trunk and tail by slabs; the plans are checked to be what the names say."""
+    """Whole, what enlarges by slabs, and all by slabs; the plans are checked to be what the names say."""
     generator = trained_looking(scale_factor, upsampling, blocks=1, residual=residual)
     resolver = SuperResolver(generator, MAPS[scale_factor], "half_max")
     shape = (36, 34, 9)
     volume = scans.blobs(shape, np.eye(4)) + 1
-    trunk = np.array(resolver._trunk_reach.radius) + resolver._tail_reach.radius
+    trunk, *others = resolver._networks.parts
     fixed = volume.size * (8 + 8 * scale_factor**3)
-    tail_budget = fixed + volume.size * (resolver._trunk_bytes + 1)
+    for_trunk = volume.size * (trunk.bytes_per_voxel + 1)
 
-    def cut(radius, bytes_per_voxel, budget):
-        pieces = plan(tf.constant(shape), tuple(radius), bytes_per_voxel, tf.constant(budget, tf.int64))
+    def cut(part, budget):
+        pieces = plan(tf.constant(shape), part.reach.radius, part.bytes_per_voxel, tf.constant(budget, tf.int64))
         return tuple(pieces.numpy()) != shape
 
-    assert not cut(trunk, resolver._trunk_bytes, tail_budget - fixed)
-    assert cut(resolver._tail_reach.radius, resolver._tail_bytes, tail_budget - fixed - volume.size * 4 * 8)
-    assert cut(trunk, resolver._trunk_bytes, 1)
+    assert not cut(trunk, for_trunk)
+    assert cut(others[0], for_trunk - volume.size * 4 * 8)
+    assert cut(trunk, 1)
 
     whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
-    for budget in (tail_budget, 1):
+    for budget in (fixed + for_trunk, 1):
         tiled = resolver(volume, np.eye(4), budget)["volume"].numpy()
         np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
 
@@ -79,7 +79,7 @@ def test_bfloat16_is_close_and_takes_less_memory():
     assert result.dtype == np.float32
     difference = np.abs(result - expected).max() / np.abs(expected).max()
     assert 1e-5 < difference < 0.05  # it computes in another precision, and to the same end
-    assert rounded._tail_bytes < exact._tail_bytes
+    assert rounded._networks.parts[1].bytes_per_voxel < exact._networks.parts[1].bytes_per_voxel
     tiled = rounded(volume, np.eye(4), 1)["volume"].numpy()
     np.testing.assert_allclose(tiled, result, atol=0.01 * np.abs(expected).max())
 
@@ -95,7 +95,8 @@ def in_precision(precision):
 
 def test_a_halo_too_small_would_show():
     resolver = SuperResolver(trained_looking(2, "subpixel", blocks=1), MAPS[2], "half_max")
-    resolver._trunk_reach = resolver._trunk_reach._replace(radius=(1, 1, 1))
+    trunk = resolver._networks.parts[0]
+    resolver._networks.parts[0] = trunk._replace(reach=trunk.reach._replace(radius=(1, 1, 1)))
     volume = scans.blobs((36, 34, 9), np.eye(4)) + 1
     whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
     tiled = resolver(volume, np.eye(4), 1)["volume"].numpy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mrsr.inference.tiling import crop, keeping, plan, tile, whole, widened, within
+from tf_mrsr.inference.tiling import crop, plan, tile, whole, widened, within
 
 VOLUME = np.random.default_rng(0).normal(size=(11, 9, 7, 2)).astype(np.float32)
 
@@ -18,6 +18,11 @@ def counted(function):
         return function(slab)
 
     return wrapped, shapes
+
+
+def keeping(function, scale):
+    """The function, of whose result the kept part is cut out."""
+    return lambda volume, kept: crop(function(volume), kept, scale)
 
 
 def neighbours(slab):

@@ -40,10 +40,10 @@ def test_generator_keeps_any_slice_size(out_channels):
 def test_trunk_ends_at_the_long_skip():
     model = small()
     check.randomize(model)
-    parts = split(model)
-    assert [type(layer).__name__ for layer in parts.tail.layers[1:]] == ["Conv2D"]
+    trunk, tail = split(model)
+    assert [type(layer).__name__ for layer in tail.layers[1:]] == ["Conv2D"]
     image = check.patch(model, (6, 5))
-    np.testing.assert_allclose(parts.tail(parts.trunk(image)), model(image), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(tail(trunk(image)), model(image), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])

@@ -21,7 +21,7 @@ def test_generator_has_six_residual_blocks_of_32_filters():
 
 
 def test_upsampling_is_convolution_act_tiles_and_convolution_act():
-    tail = split(sanchez2017.generator(2)).tail
+    _, tail = split(sanchez2017.generator(2))
     names = ["InputLayer", "Conv3D", "LeakyReLU", "NearestConv3D", "LeakyReLU", "FewFiltersConv3D"]
     assert [type(layer).__name__ for layer in tail.layers] == names
     assert tail.layers[3].size == (2, 2, 2)

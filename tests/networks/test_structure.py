@@ -132,5 +132,17 @@ def test_a_residual_generator_adds_to_the_interpolated_scan(scale_factor):
     model.get_layer("conv_last").set_weights([np.zeros((3, 3, 3, 64, 1)), np.full(1, 0.25)])
     interpolated = CubicUpsampling3D((scale_factor,) * 3)(scan).numpy()
     np.testing.assert_allclose(model(scan, training=False), interpolated + 0.25, atol=1e-6)
+    trunk, tail = split(model)  # the interpolation leads past all enlargements
+    np.testing.assert_allclose(tail(trunk(scan)), interpolated + 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("upsampling", sanchez2018.UPSAMPLINGS)
+def test_each_enlargement_is_a_part(upsampling):
+    model = sanchez2018.generator(4, upsampling, filters=4, num_residual_blocks=1)
+    check.randomize(model)
     parts = split(model)
-    np.testing.assert_allclose(parts.tail(parts.trunk(scan)), interpolated + 0.25, atol=1e-6)
+    assert [reach(part).scale for part in parts] == [(1, 1, 1), (2, 2, 2), (2, 2, 2)]
+    x = scan = np.random.default_rng(0).normal(size=(1, 6, 5, 4, 1)).astype(np.float32)
+    for part in parts:
+        x = part(x)
+    np.testing.assert_allclose(x, model(scan), rtol=1e-5, atol=1e-6)

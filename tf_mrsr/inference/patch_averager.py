@@ -31,7 +31,7 @@ class PatchAverager(SuperResolver):
     def __init__(self, generator: keras.Model, patch: int, stride: int, **arguments: Any) -> None:
         super().__init__(generator, **arguments)
         self._patch, self._stride = patch, stride
-        self._patch_bytes = patch**3 * self._trunk_bytes
+        self._patch_bytes = patch**3 * self._networks.parts[0].bytes_per_voxel
         self._kernel_bytes = sum(_kernel_bytes(layer, patch) for layer in generator.layers)
 
     @tf.function(input_signature=[VOLUME, AFFINE, MEMORY, tf.TensorSpec((), tf.int32, "stride")])

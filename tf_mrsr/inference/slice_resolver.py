@@ -53,7 +53,7 @@ class SliceResolver(SuperResolver):
         pixels = tf.cast(columns * rows, tf.int64)
         # Input, scaled input, slices, joined results and result are there all the time.
         budget = memory_bytes - 4 * pixels * tf.cast(count, tf.int64) * (3 + 2 * channels)
-        of_slice = pixels * max(self._trunk_bytes, self._tail_bytes)
+        of_slice = pixels * max(part.bytes_per_voxel for part in self._networks.parts)
         at_once = tf.cast(tf.clip_by_value(budget // of_slice, 1, tf.cast(count, tf.int64)), tf.int32)
 
         def step(i: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:

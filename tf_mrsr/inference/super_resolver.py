@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ from tf_mrsr.inference.tiling import (
     KeptFunction,
     TensorFunction,
     crop,
-    keeping,
+    finer,
     plan,
     tile,
     whole,
@@ -24,7 +25,7 @@ from tf_mrsr.inference.tiling import (
     within,
 )
 from tf_mrsr.layers import FewFiltersConv3D
-from tf_mrsr.networks.structure import POINTWISE, Parts, assign_folded, fold_batch_norm, reach, split
+from tf_mrsr.networks.structure import POINTWISE, Reach, assign_folded, enlargement, fold_batch_norm, reach, split
 
 VOLUME = tf.TensorSpec((None, None, None), tf.float32, "volume")
 # 4 x 4. Stated open, because a server does not hold requests to a shape and the graph then would not check it either.
@@ -36,11 +37,36 @@ PATCHES = tf.TensorSpec((None, None, None, None, None), tf.float32, "patches")
 BYTES = tf.TensorSpec((), tf.string, "volume_bytes")
 
 
+class _Part(NamedTuple):
+    """A part of a generator, see ``tf_mrsr.networks.structure.split``.
+
+    Attributes:
+        network: the part.
+        reach: how far it sees.
+        bytes_per_voxel: what it takes, per voxel of its input.
+    """
+
+    network: keras.Model
+    reach: Reach
+    bytes_per_voxel: int
+
+    @classmethod
+    def of(cls, network: keras.Model) -> _Part:
+        reaches = reach(network)
+        # What follows needs about as much again as the features that it works on.
+        kept = 2 * math.prod(reaches.scale) * _bytes(network.output)
+        return cls(network, reaches, max(peak_bytes_per_voxel(network), kept))
+
+    def __call__(self, volume: tf.Tensor) -> tf.Tensor:
+        """(x, y, z, channel) to the same, finer."""
+        return self.network(volume[None])[0]
+
+
 class _Networks:
     """Keras models out of the sight of tf.Module's tracking."""
 
-    def __init__(self, folded: keras.Model, parts: Parts) -> None:
-        self.folded, self.trunk, self.tail = folded, parts.trunk, parts.tail
+    def __init__(self, folded: keras.Model) -> None:
+        self.folded, self.parts = folded, [_Part.of(network) for network in split(folded)]
 
 
 class SuperResolver(tf.Module):
@@ -49,9 +75,9 @@ class SuperResolver(tf.Module):
     Checks, normalisation, slabs, network, inverse normalisation and geometry are all inside, so that prediction in
     Python and an exported SavedModel are the same graph. Batch norms are folded into the convolutions.
 
-    The low-resolution trunk of the generator is cheap in memory and wide in reach, its tail the opposite. So the
-    trunk runs over the whole volume and only the tail by slabs; where the trunk does not fit either, both run by
-    slabs whose halo is the reach of both, of which the tail gets what it sees itself.
+    The low-resolution trunk of the generator is cheap in memory and wide in reach, what enlarges is the opposite. So
+    the trunk runs over the whole volume and only the other parts by slabs; where the trunk does not fit either, it runs
+    by slabs whose halo is the reach of all, of which the next part gets what it and those behind it see, and so on.
 
     Args:
         generator: functional model, (batch, x, y, z, 1) -> the same at the higher resolution. What it computes in,
@@ -78,11 +104,7 @@ class SuperResolver(tf.Module):
         folded = fold_batch_norm(generator)
         # Tracked as plain variables; the Keras models themselves would put everything into a SavedModel twice.
         self.network_variables = [variable.value for variable in folded.weights]
-        self._networks = _Networks(folded, split(folded))
-        self._trunk_reach = reach(self._networks.trunk)
-        self._tail_reach = reach(self._networks.tail) if self._networks.tail else None
-        self._trunk_bytes = peak_bytes_per_voxel(self._networks.trunk)
-        self._tail_bytes = peak_bytes_per_voxel(self._networks.tail) if self._networks.tail else 0
+        self._networks = _Networks(folded)
         self._output_bytes = 4 * math.prod(reach(folded).scale)
         self._grid_matrix = grid_map.matrix()
         self._intensity_kind = intensity_kind
@@ -181,40 +203,44 @@ class SuperResolver(tf.Module):
         voxels = tf.reduce_prod(tf.cast(shape, tf.int64))
         # Input, scaled input, joined pieces and result are there all the time.
         budget = memory_bytes - voxels * (2 * 4 + 2 * self._output_bytes)
-        if self._networks.tail is None:
-            trunk = keeping(_unbatched(self._networks.trunk), self._trunk_reach.scale)
-            return self._tiled(trunk, self._trunk_reach.radius, shape, self._trunk_bytes, budget)(volume, whole(volume))
-
-        def both(slab: tf.Tensor, kept: Kept) -> tf.Tensor:
-            # The trunk has used most of the halo up; the tail, which works on the finer grid, gets what it sees alone.
-            needed = widened(kept, self._tail_reach.radius, slab)
-            features = crop(_unbatched(self._networks.trunk)(slab), needed)
-            held = tf.size(features, tf.int64) * features.dtype.size
-            tail = self._tiled(
-                keeping(_unbatched(self._networks.tail), self._tail_reach.scale),
-                self._tail_reach.radius,
-                tf.shape(features)[:3],
-                self._tail_bytes,
-                budget - held,
-            )
-            return tail(features, within(kept, needed))
-
-        radius = tuple(a + b for a, b in zip(self._trunk_reach.radius, self._tail_reach.radius, strict=True))
-        return self._tiled(both, radius, shape, self._trunk_bytes, budget)(volume, whole(volume))
-
-    @staticmethod
-    def _tiled(
-        function: KeptFunction, radius: tuple[int, ...], shape: tf.Tensor, bytes_per_voxel: int, budget: tf.Tensor
-    ) -> KeptFunction:
-        pieces = plan(shape, radius, bytes_per_voxel, budget)
-        for axis in (2, 1, 0):
-            function = tile(function, axis=axis, radius=radius[axis], piece=pieces[axis])
-        return function
+        return _by_slabs(self._networks.parts, shape, budget)(volume, whole(volume))
 
 
-def _unbatched(network: keras.Model) -> TensorFunction:
-    """The network on (x, y, z, channel)."""
-    return lambda slab: network(slab[None])[0]
+def _by_slabs(parts: Sequence[_Part], shape: tf.Tensor, budget: tf.Tensor) -> KeptFunction:
+    """The parts in a row, each by slabs of what the one before gives for one of its slabs.
+
+    Args:
+        parts: one or more.
+        shape: int tensor (3,), voxels that the first part gets.
+        budget: int64 scalar, bytes that all of them may take.
+    """
+    first, *others = parts
+    seen = _radius_behind(parts)
+
+    def run(slab: tf.Tensor, kept: Kept) -> tf.Tensor:
+        if not others:
+            return crop(first(slab), kept, first.reach.scale)
+        # Most of the halo is used up: the parts behind, which work on a finer grid, get what they see alone.
+        needed = widened(kept, seen, slab)
+        features = crop(first(slab), needed, first.reach.scale)
+        held = tf.size(features, tf.int64) * features.dtype.size
+        wanted = finer(within(kept, needed), first.reach.scale)
+        return _by_slabs(others, tf.shape(features)[:3], budget - held)(features, wanted)
+
+    radius = tuple(a + b for a, b in zip(first.reach.radius, seen, strict=True))
+    pieces = plan(shape, radius, first.bytes_per_voxel, budget)
+    for axis in (2, 1, 0):
+        run = tile(run, axis=axis, radius=radius[axis], piece=pieces[axis])
+    return run
+
+
+def _radius_behind(parts: Sequence[_Part]) -> tuple[int, ...]:
+    """How far all parts but the first see, in voxels that the first one gets."""
+    first, *others = parts
+    if not others:
+        return (0,) * len(first.reach.radius)
+    behind = zip(others[0].reach.radius, _radius_behind(others), first.reach.scale, strict=True)
+    return tuple(-(-(a + b) // scale) for a, b, scale in behind)
 
 
 def slice_order(affine: tf.Tensor, *, keep_in_plane: bool = False) -> tf.Tensor:
@@ -247,7 +273,7 @@ def peak_bytes_per_voxel(model: keras.Model) -> int:
         for node in operation._inbound_nodes:
             if any(id(t) not in scales for t in node.input_tensors) or id(node.outputs[0]) in scales:
                 continue
-            scale = scales[id(node.input_tensors[0])] * _enlargement(operation)
+            scale = scales[id(node.input_tensors[0])] * enlargement(operation)
             scales[id(node.outputs[0])] = scale
             written = scale * _bytes(node.outputs[0])
             if len(node.input_tensors) > 1:
@@ -262,9 +288,3 @@ def peak_bytes_per_voxel(model: keras.Model) -> int:
 def _bytes(tensor: keras.KerasTensor) -> int:
     """Per voxel."""
     return tensor.shape[-1] * tf.as_dtype(tensor.dtype).size
-
-
-def _enlargement(layer: keras.layers.Layer) -> int:
-    if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)):
-        return math.prod(layer.strides)
-    return math.prod(getattr(layer, "size", getattr(layer, "factors", (1,))))

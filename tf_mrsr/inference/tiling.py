@@ -29,14 +29,9 @@ def whole(volume: tf.Tensor) -> Kept:
     return tuple((tf.constant(0), size) for size in tf.unstack(tf.shape(volume)[:3]))
 
 
-def keeping(function: TensorFunction, scale: Sequence[int]) -> KeptFunction:
-    """``function`` of the whole volume, of whose result the kept part is cut out; see ``tile`` for its arguments."""
-    return lambda volume, kept: crop(function(volume), kept, scale)
-
-
 def crop(volume: tf.Tensor, kept: Kept, scale: Sequence[int] = (1, 1, 1)) -> tf.Tensor:
     """The kept part of a volume (x, y, z, channel) that has ``scale`` voxels for each one that ``kept`` counts."""
-    return volume[tuple(slice(first * s, (first + size) * s) for (first, size), s in zip(kept, scale, strict=True))]
+    return volume[tuple(slice(first, first + size) for first, size in finer(kept, scale))]
 
 
 def widened(kept: Kept, radius: Sequence[int], volume: tf.Tensor) -> Kept:
@@ -51,6 +46,11 @@ def widened(kept: Kept, radius: Sequence[int], volume: tf.Tensor) -> Kept:
 def within(kept: Kept, part: Kept) -> Kept:
     """``kept`` counted from where ``part`` begins."""
     return tuple((first - begin, size) for (first, size), (begin, _) in zip(kept, part, strict=True))
+
+
+def finer(kept: Kept, scale: Sequence[int]) -> Kept:
+    """``kept`` on a grid of ``scale`` voxels for each one."""
+    return tuple((first * s, size * s) for (first, size), s in zip(kept, scale, strict=True))
 
 
 def tile(function: KeptFunction, *, axis: int, radius: int, piece: tf.Tensor | int) -> KeptFunction:

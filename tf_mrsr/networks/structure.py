@@ -1,6 +1,4 @@
-"""What can be read off any functional generator: its trunk and tail, its stages, their reach, and a copy without batch
-norm.
-"""
+"""What can be read off any functional generator: its parts, its stages, their reach, and a copy without batch norm."""
 
 from __future__ import annotations
 
@@ -32,13 +30,6 @@ POINTWISE = (
 )
 
 
-class Parts(NamedTuple):
-    """A generator in two models; ``tail(trunk(x))`` is the generator. Without a tail, ``tail`` is None."""
-
-    trunk: keras.Model
-    tail: keras.Model | None
-
-
 class Reach(NamedTuple):
     """What one output voxel sees of the input.
 
@@ -51,12 +42,47 @@ class Reach(NamedTuple):
     scale: tuple[int, ...]
 
 
-def split(model: keras.Model) -> Parts:
-    """The low-resolution trunk of a generator and the tail behind it."""
+def split(model: keras.Model) -> tuple[keras.Model, ...]:
+    """The generator as models in a row, each of which takes what the one before gives.
+
+    The first is the low-resolution trunk. Then comes a part for each enlargement, the last with all that follows it;
+    a skip connection that leads past several enlargements keeps them in one part. A generator without a marked trunk is
+    one part.
+    """
     if not any(layer.name == TRUNK_END for layer in model.layers):
-        return Parts(model, None)
+        return (model,)
     features = model.get_layer(TRUNK_END).output
-    return Parts(keras.Model(model.input, features, name="trunk"), keras.Model(features, model.output, name="tail"))
+    ends = [features, *_between_enlargements(model), model.output]
+    begins = [model.input, *ends]
+    return tuple(keras.Model(*part, name=f"part{i}") for i, part in enumerate(zip(begins, ends, strict=False)))
+
+
+def _between_enlargements(model: keras.Model) -> list[keras.KerasTensor]:
+    """The tensors behind one enlargement and before the next on which alone all that follows depends."""
+    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    unread = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    made: set[int] = set()
+    found, candidate, enlarged = [], None, False
+    for node in nodes:
+        waiting = [tensor for tensor in made if unread[tensor]]
+        unread.subtract(id(tensor) for tensor in node.input_tensors)
+        made.update(id(tensor) for tensor in node.outputs)
+        if isinstance(node.operation, POINTWISE):
+            continue
+        if enlarged and candidate is None and len(waiting) == 1:
+            (candidate,) = node.input_tensors
+        if enlargement(node.operation) > 1:
+            if candidate is not None:
+                found.append(candidate)
+            candidate, enlarged = None, True
+    return found
+
+
+def enlargement(layer: layers.Layer) -> int:
+    """How many output voxels a layer makes of one."""
+    if isinstance(layer, _DECONVOLUTIONS):
+        return math.prod(layer.strides)
+    return math.prod(getattr(layer, "size", getattr(layer, "factors", (1,))))
 
 
 class Stage(NamedTuple):
