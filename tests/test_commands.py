@@ -23,6 +23,7 @@ from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.training.logs import CsvLog
 from tf_mrsr.volume import read_volume
 
 TINY = [
@@ -288,8 +289,8 @@ def _weights(run):
     return {name: reader.get_tensor(name) for name in names}
 
 
-def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path):
-    """SIGKILL in the middle; adversarial training with random labels and two optimisers."""
+def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path, monkeypatch):
+    """SIGKILL, then SIGTERM in the middle; adversarial training with random labels and two optimisers."""
     data = ["--data", str(folder / "scans")]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main([*TINY_GAN, *data, "--run", str(whole), "--steps", "40", "--seed", "11"]) == 0
@@ -318,7 +319,21 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "saved_model").exists()
-    assert train.main(["--run", str(killed), "--resume", *data]) == 0
+
+    def terminate_at_30(log, step, values):
+        write(log, step, values)
+        if step == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    write = CsvLog.write
+    resume = ["--run", str(killed), "--resume", *data]
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvLog, "write", terminate_at_30)
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            train.main(resume)
+    assert run_folder.latest_checkpoint(killed / "state").endswith("-30")
+    assert not (killed / "saved_model").exists()
+    assert train.main(resume) == 0
 
     expected, actual = _weights(whole), _weights(killed)
     assert expected.keys() == actual.keys()

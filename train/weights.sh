@@ -49,19 +49,20 @@ evaluate() {  # NAME SCANS
 }
 
 # Each person tests what the other one trained, then the network trained by the first learns from both.
-two_folds() {  # NAME RECIPE STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
-    local name=$1 recipe=$2 start=${5:-} fold person other
+two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
+    local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other
     for fold in 1 2; do
         [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
-        train ${name}_fold$fold $recipe "$(mni $person T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $3 \
+        train ${name}_fold$fold $recipe "$(mni $person $contrasts)" --precision mixed_bfloat16 --steps $4 \
             ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
-        evaluate ${name}_fold$fold "$(mni $other T1w T2w FLAIR)"
+        evaluate ${name}_fold$fold "$(mni $other $contrasts)"
     done
-    train $name $recipe "$(mni sub-07 T1w T2w FLAIR; mni sub-26 T1w T2w FLAIR)" --precision mixed_bfloat16 --steps $4 \
+    train $name $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" --precision mixed_bfloat16 --steps $5 \
         --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }
 lower_rate="--set stages.0.generator.optimizer.learning_rate=3.0e-4"
+all="T1w T2w FLAIR"
 
 figure() {  # RESULTS: the first scan in three planes
     find "$1/figures" -name '*.png' ! -name '*_differences_*' | sort | head -n 1
@@ -75,24 +76,19 @@ for name in "$@"; do
 done
 for name in "$@"; do
     case $name in
-        sanchez2018_x2) two_folds $name sanchez2018_srgan3d_x2_pretrained 2000 1000 ;;
-        sanchez2018_x2_robust) two_folds $name sanchez2018_srgan3d_x2_robust_pretrained 600 600 sanchez2018_x2 ;;
-        sanchez2018_x4)
-            train $name sanchez2018_srgan3d_x4_pretrained "$(mni sub-07 T1w T2w FLAIR)" \
-                --precision mixed_bfloat16 --steps 1200
-            evaluate $name "$(mni sub-26 T1w T2w FLAIR)"
-            ship $name "$runs/$name.results"
+        sanchez2018_x2) two_folds $name sanchez2018_srgan3d_x2_pretrained "$all" 2000 1000 ;;
+        sanchez2018_x2_robust)
+            two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
-        li2017_3dsrcnn_r3 | li2017_3dsrgan_r3)
-            train $name ${name}_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100
+        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2500 1000 ;;
+        li2017_3dsrcnn_r[234] | li2017_3dsrgan_r3)
+            factor=${name##*_r}
+            train $name ${name%_r*}_r3_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100 \
+                $([ $factor = 3 ] || echo --set degradation.factor=$factor)
             evaluate $name "$(flair sub-12)"
             ship $name "$runs/$name.results"
             ;;
-        taloma2020_t1w_to_t2w)
-            train $name taloma2020_resgan_pretrained "$(mni sub-07 T1w T2w)" --precision mixed_bfloat16 --steps 450
-            evaluate $name "$(mni sub-26 T1w T2w)"
-            ship $name "$runs/$name.results"
-            ;;
+        taloma2020_t1w_to_t2w) two_folds $name taloma2020_resgan_pretrained "T1w T2w" 450 300 ;;
         *)
             echo "unknown model $name" >&2
             exit 1

@@ -146,3 +146,11 @@ def test_each_enlargement_is_a_part(upsampling):
     for part in parts:
         x = part(x)
     np.testing.assert_allclose(x, model(scan), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch_norm", "scales"), [(False, True), (True, False)])
+def test_without_batch_norms_what_comes_out_scales_with_what_goes_in(batch_norm, scales):
+    model = sanchez2018.generator(2, filters=4, num_residual_blocks=1, batch_norm=batch_norm)
+    scan = np.random.default_rng(0).normal(size=(1, 6, 5, 4, 1)).astype(np.float32)
+    once, twice = (model(factor * scan, training=True).numpy() for factor in (1, 2))
+    assert np.allclose(twice, 2 * once, rtol=1e-4, atol=1e-7) == scales

@@ -43,6 +43,7 @@ def generator(
     num_residual_blocks: int = NUM_RESIDUAL_BLOCKS,
     output_activation: str | None = None,
     residual: bool = False,
+    batch_norm: bool = True,
 ) -> keras.Model:
     """The generator of figure 2: (batch, x, y, z, 1) -> (batch, r x, r y, r z, 1), any x, y, z.
 
@@ -55,6 +56,8 @@ def generator(
         output_activation: None as in figure 2; the program has "tanh" after its resize network only.
         residual: not of the paper: the network gives what is to be added to the cubic interpolation of its input
             (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3). Low-resolution voxel j must lie on voxel r j.
+        batch_norm: False is not of the paper: without batch norms (as in Lim et al., CVPR workshops 2017,
+            arXiv:1707.02921, section 3.1), so that what comes out scales with what goes in.
 
     Raises:
         ValueError: if the factor is not a power of two, the up-sampling unknown, or a number too small.
@@ -72,13 +75,11 @@ def generator(
     ]
 
     low_res = keras.Input((None, None, None, 1), name="low_res")
-    x = _conv(filters, "conv_first")(low_res)
-    x = _batch_norm("conv_first_bn")(x)
+    x = _conv_bn(low_res, filters, "conv_first", batch_norm)
     long_skip = x = _leaky_relu("conv_first_act", GENERATOR_SLOPE)(x)
     for i in range(1, num_residual_blocks + 1):
-        x = _residual_block(x, filters, f"block{i}")
-    x = _conv(filters, "conv_trunk")(x)
-    x = _batch_norm("conv_trunk_bn")(x)
+        x = _residual_block(x, filters, f"block{i}", batch_norm)
+    x = _conv_bn(x, filters, "conv_trunk", batch_norm)
     if residual:
         x = layers.Add(name="long_skip")([x, long_skip])
         # The scan rides along, so that the up-sampling part has one input.
@@ -123,15 +124,18 @@ def discriminator(
     return keras.Model(patch, logits, name="sanchez2018_discriminator")
 
 
-def _residual_block(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+def _residual_block(x: keras.KerasTensor, filters: int, name: str, batch_norm: bool) -> keras.KerasTensor:
     """Convolution, BN, LeakyReLU, convolution, BN, and the block's input added."""
     skip = x
-    x = _conv(filters, f"{name}_conv1")(x)
-    x = _batch_norm(f"{name}_conv1_bn")(x)
+    x = _conv_bn(x, filters, f"{name}_conv1", batch_norm)
     x = _leaky_relu(f"{name}_act", GENERATOR_SLOPE)(x)
-    x = _conv(filters, f"{name}_conv2")(x)
-    x = _batch_norm(f"{name}_conv2_bn")(x)
+    x = _conv_bn(x, filters, f"{name}_conv2", batch_norm)
     return layers.Add(name=f"{name}_add")([x, skip])
+
+
+def _conv_bn(x: keras.KerasTensor, filters: int, name: str, batch_norm: bool) -> keras.KerasTensor:
+    x = _conv(filters, name)(x)
+    return _batch_norm(f"{name}_bn")(x) if batch_norm else x
 
 
 def _resize_block(x: keras.KerasTensor, name: str) -> keras.KerasTensor:

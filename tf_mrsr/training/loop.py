@@ -24,6 +24,7 @@ from tf_mrsr.recipe import Recipe
 from tf_mrsr.training import batch_norm
 from tf_mrsr.training.logs import BoardLog, CsvLog
 from tf_mrsr.training.step import AdversarialStep, make_optimizer
+from tf_mrsr.training.stop import StopSignal
 from tf_mrsr.training.validation import Validation
 
 LOG_EVERY = 10
@@ -172,16 +173,19 @@ class Trainer:
         return self._stage_ends[-1]
 
     def run(self) -> None:
-        """Trains from the current step to the end, and writes the generator and the SavedModel."""
+        """Trains from the current step to the end, and writes the generator and the SavedModel.
+
+        Ctrl-C and SIGTERM end it after the running step, with a checkpoint of it.
+        """
         first = int(self._step)
         self._log = CsvLog(self._folder / "log.csv", [*self._loss_names(), "steps_per_second"], first)
         self._validation_log = CsvLog(self._folder / "validation.csv", ["psnr", "ssim"], first)
         self._board = BoardLog(self._folder / "tensorboard")
-        with Progress("training", self.total_steps, first) as progress:
+        with Progress("training", self.total_steps, first) as progress, StopSignal() as stop:
             for number, end in enumerate(self._stage_ends):
                 if int(self._step) < end:
                     try:
-                        self._run_stage(number, end, progress)
+                        self._run_stage(number, end, progress, stop)
                     except tf.errors.OpError as error:
                         if self._pairs.error is None:
                             raise
@@ -197,7 +201,7 @@ class Trainer:
             earlier = self._stages[number] - 1
             up_to_stage(self.generator, earlier).set_weights(up_to_stage(best, earlier).get_weights())
 
-    def _run_stage(self, number: int, end: int, progress: Progress) -> None:
+    def _run_stage(self, number: int, end: int, progress: Progress, stop: StopSignal) -> None:
         if int(self._step) == (self._stage_ends[number - 1] if number else 0):
             self._begin_stage(number)
         spec = self._recipe.stages[number]
@@ -225,7 +229,10 @@ class Trainer:
                     self._publish_generator(number)
                 run_folder.save_checkpoint(self._states, step)
                 saved = time.monotonic()
+            elif stop.received is not None:
+                run_folder.save_checkpoint(self._states, step)
             progress.advance(note)
+            stop.act()
 
     def _of_network(self, patches: tf.Tensor) -> tf.Tensor:
         """Patches (batch, x, y, z, 1) as the networks take them: the z slices are the channels of a 2-D one."""
