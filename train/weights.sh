@@ -80,7 +80,7 @@ for name in "$@"; do
         sanchez2018_x2_robust)
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
-        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2500 1000 ;;
+        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2000 800 ;;
         li2017_3dsrcnn_r[234] | li2017_3dsrgan_r3)
             factor=${name##*_r}
             train $name ${name%_r*}_r3_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100 \
