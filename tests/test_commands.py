@@ -23,6 +23,7 @@ from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.training import loop
 from tf_mrsr.training.logs import CsvLog
 from tf_mrsr.volume import read_volume
 
@@ -342,6 +343,13 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path, monkeypatc
     assert [row["step"] for row in read_csv(killed / "log.csv")] == ["10", "20", "30", "40"]
 
 
+def test_a_loss_that_grows_and_grows_ends_the_training(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "_HOPELESS", 0.1)  # so that any loss is too much
+    run = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
+    assert train.main([*TINY_GAN, *run, "--steps", "10"]) == 1
+    assert "the training diverged by step 10" in capsys.readouterr().err
+
+
 def test_resume_can_go_further_where_the_learning_rate_is_constant(folder, tmp_path, capsys):
     data = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
     assert train.main([*TINY_GAN, *data, "--steps", "2"]) == 0
@@ -509,7 +517,7 @@ REFUSED = {
             "--steps",
             "5",
         ],
-        "became NaN or infinite",
+        "the training diverged by step 5",
     ),
     "too little memory": (predict.main, [SCAN, "-o", "x.nii", "--model", RUN, "--memory", "20KB"], "raise --memory"),
     "falling rate": (

@@ -28,6 +28,8 @@ from tf_mrsr.training.stop import StopSignal
 from tf_mrsr.training.validation import Validation
 
 LOG_EVERY = 10
+# A training whose loss has grown so many times has diverged, also where no number overflows.
+_HOPELESS = 1000
 
 
 @dataclass(frozen=True)
@@ -209,18 +211,21 @@ class Trainer:
         dataset = self._strategy.experimental_distribute_dataset(self._pairs.dataset(int(self._step), end))
         per_epoch = self._pairs.steps_per_epoch
         pending: list[dict[str, tf.Tensor]] = []
+        first_loss = None
         note, saved, mark = "", time.monotonic(), time.monotonic()
         for low_res, high_res in dataset:
             pending.append(update(low_res, high_res, self._step))
             step = int(self._step.assign_add(1))
             if step % LOG_EVERY == 0 or step == end:
                 means = {name: float(np.mean([losses[name] for losses in pending])) for name in pending[0]}
-                if not all(np.isfinite(value) for value in means.values()):
+                loss = means["generator_loss"]
+                first_loss = max(loss, 1e-3) if first_loss is None else first_loss
+                if not all(np.isfinite(value) for value in means.values()) or loss > _HOPELESS * first_loss:
                     raise self._diverged(step)
                 means["steps_per_second"] = len(pending) / (time.monotonic() - mark)
                 self._log.write(step, means)
                 self._board.write(step, means)
-                note = f"{spec.name}, loss {means['generator_loss']:.4g}, {means['steps_per_second']:.2f} steps/s"
+                note = f"{spec.name}, loss {loss:.4g}, {means['steps_per_second']:.2f} steps/s"
                 pending, mark = [], time.monotonic()
             if self._validation is not None and (step % per_epoch == 0 or step == end):
                 self._validate(number, step)
@@ -297,7 +302,8 @@ class Trainer:
 
     def _diverged(self, step: int) -> ModelError:
         return ModelError(
-            f"{self._folder}: losses or weights became NaN or infinite by step {step}; lower the learning rates"
+            f"{self._folder}: the training diverged by step {step}, its losses or weights are NaN, infinite or far "
+            "above those at first; lower the learning rates"
         )
 
     def _publish_generator(self, number: int) -> None:
