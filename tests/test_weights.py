@@ -18,7 +18,8 @@ LARGE = "taloma2020_t1w_to_t2w"  # too large to hold its weights twice
 
 def test_what_is_shipped():
     isotropic = {"sanchez2018_x2", "sanchez2018_x2_robust", "sanchez2018_x4"}
-    assert set(NAMES) == isotropic | {"li2017_3dsrcnn_r3", "li2017_3dsrgan_r3", LARGE}
+    thin_slices = {"li2017_3dsrcnn_r2", "li2017_3dsrcnn_r3", "li2017_3dsrcnn_r4", "li2017_3dsrgan_r3"}
+    assert set(NAMES) == isotropic | thin_slices | {LARGE}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -64,6 +64,12 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
 lower_rate="--set stages.0.generator.optimizer.learning_rate=3.0e-4"
 all="T1w T2w FLAIR"
 
+thin_slices() {  # NAME RECIPE STEPS [OPTION ...]; three people train, the fourth tests
+    train $1 $2 "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps $3 "${@:4}"
+    evaluate $1 "$(flair sub-12)"
+    ship $1 "$runs/$1.results"
+}
+
 figure() {  # RESULTS: the first scan in three planes
     find "$1/figures" -name '*.png' ! -name '*_differences_*' | sort | head -n 1
 }
@@ -81,14 +87,10 @@ for name in "$@"; do
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
         sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2000 800 ;;
-        li2017_3dsrcnn_r[234] | li2017_3dsrgan_r3)
-            factor=${name##*_r}
-            train $name ${name%_r*}_r3_quick "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps 1100 \
-                $([ $factor = 3 ] || echo --set degradation.factor=$factor)
-            evaluate $name "$(flair sub-12)"
-            ship $name "$runs/$name.results"
-            ;;
-        taloma2020_t1w_to_t2w) two_folds $name taloma2020_resgan_pretrained "T1w T2w" 450 300 ;;
+        li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_quick 1100 --set degradation.factor=2 ;;
+        li2017_3dsrcnn_r3 | li2017_3dsrgan_r3) thin_slices $name ${name}_quick 1100 ;;
+        li2017_3dsrcnn_r4) thin_slices $name li2017_3dsrcnn_r3_quick 700 --set degradation.factor=4 ;;
+        taloma2020_t1w_to_t2w) two_folds $name taloma2020_resgan_pretrained "T1w T2w" 450 200 ;;
         *)
             echo "unknown model $name" >&2
             exit 1
