@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import data, large_kernels, machine, prediction, start_up, table, training
+from benchmarks import data, gpu, large_kernels, machine, prediction, start_up, table, training
 from benchmarks.table import Row
 
 SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
@@ -16,6 +16,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     "data": data.run,
     "large-kernels": large_kernels.run,
     "start-up": start_up.run,
+    "gpu": gpu.run,
 }
 
 

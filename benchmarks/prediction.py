@@ -43,12 +43,12 @@ CASES = (
     Case("li2017", {"scale_factor": 3, "architecture": "3dsrcnn"}, (320, 320, 16)),
 )
 # For ``quick``: an eighth of the voxels.
-_SMALLER = 2
+SMALLER = 2
 
 
 def run(*, quick: bool) -> Iterator[Row]:
     for case in CASES:
-        shape = [n // _SMALLER for n in case.low_shape] if quick else case.low_shape
+        shape = [n // SMALLER for n in case.low_shape] if quick else case.low_shape
         about = {"network": case.network, "arguments": case.arguments, "shape": list(shape)}
         base = {}
         for precision in ("float32", "bfloat16"):
@@ -138,7 +138,7 @@ def _linearity(*, quick: bool) -> Iterator[Row]:
 
 
 def _from_file_to_file(*, quick: bool) -> Row:
-    shape = [n // _SMALLER for n in CASES[2].low_shape] if quick else list(CASES[2].low_shape)
+    shape = [n // SMALLER for n in CASES[2].low_shape] if quick else list(CASES[2].low_shape)
     found = in_process(measure_files, shape=shape)
     return Row(
         "prediction",
@@ -183,7 +183,7 @@ def measure_torch(
     from benchmarks import torch_peer
     from tf_mrsr.networks.structure import fold_batch_norm
 
-    generator = _generator(network, arguments)
+    generator = make_generator(network, arguments)
     folded = fold_batch_norm(generator)
     peer = torch_peer.Network(folded).eval()
     run = torch.compile(peer) if compiled else peer
@@ -233,7 +233,7 @@ def measure_files(shape: list[int]) -> dict[str, float]:
     return {"seconds": fine + write, "resolve": fine - read, "read": read, "write": write}
 
 
-def _generator(network: str, arguments: dict[str, Any], precision: str = "float32"):
+def make_generator(network: str, arguments: dict[str, Any], precision: str = "float32"):
     import keras
 
     from tf_mrsr import networks
@@ -248,7 +248,7 @@ def _resolver(network: str, arguments: dict[str, Any], precision: str):
     from tf_mrsr.inference.super_resolver import SuperResolver
     from tf_mrsr.networks.structure import reach
 
-    generator = _generator(network, arguments, precision)
+    generator = make_generator(network, arguments, precision)
     grid_map = GridMap.block_average(reach(generator).scale).inverse()
     return SuperResolver(generator, grid_map, "half_max"), generator
 
