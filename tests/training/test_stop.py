@@ -6,6 +6,14 @@ import pytest
 from tf_mrsr.training.stop import StopSignal
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Ctrl-C as Python takes it, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_signal_waits_until_it_may_act():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopSignal() as stop:
@@ -22,6 +30,13 @@ def test_a_second_signal_acts_at_once():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received is None
 
 
 def test_beside_the_main_thread_nothing_is_held_back():

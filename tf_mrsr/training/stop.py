@@ -11,7 +11,8 @@ _HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 class StopSignal:
     """Holds back Ctrl-C and SIGTERM, which batch systems send before they kill, until ``act``; a second one acts at
-    once. Only Python's main thread gets signals: in another nothing is held back.
+    once. Only Python's main thread gets signals: in another nothing is held back. What the process ignores, as the
+    shell's background jobs do Ctrl-C, stays ignored.
 
     Attributes:
         received: the signal that waits, or None.
@@ -23,7 +24,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._receive) for number in _HELD_BACK}
+            heard = [number for number in _HELD_BACK if signal.getsignal(number) is not signal.SIG_IGN]
+            self._former = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(
