@@ -6,12 +6,13 @@ no GPU one row says so.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.machine import fastest, gemm_rate, in_process
 from benchmarks.prediction import CASES, SMALLER, Case, flop_per_low_voxel, make_generator
 from benchmarks.table import Row
@@ -41,21 +42,25 @@ def rows(cases: tuple[Case, ...], device: str, *, quick: bool) -> Iterator[Row]:
             about = {"network": case.network, "arguments": case.arguments, "shape": shape, "mode": mode}
             name = f"{case.name}, {'x'.join(map(str, shape))}, {mode}"
             found = [in_process(measure, **about, device=device, xla=xla) for xla in (False, True)]
-            fastest_of_ours = min(one["seconds"] for one in found)
             for one, how in zip(found, ("without XLA", "XLA"), strict=True):
                 yield _row(f"{name}, {how}", mode, one)
-            if importlib.util.find_spec("torch") is None:
-                yield Row("gpu", f"{name}, PyTorch", note="not installed")
-                continue
-            for compiled in (False,) if quick else (False, True):
-                how = f"PyTorch{', torch.compile' if compiled else ''}"
-                try:
-                    theirs = in_process(measure_torch, **about, device=device, compiled=compiled)
-                except RuntimeError as error:
-                    yield Row("gpu", f"{name}, {how}", note=f"failed: {error}")
-                    continue
-                times = theirs["seconds"] / fastest_of_ours
-                yield _row(f"{name}, {how}", mode, {**theirs, "gemm": found[0]["gemm"]}, f"{times:.2f} times ours; ")
+            ours = {"seconds": min(one["seconds"] for one in found), "gemm": found[0]["gemm"]}
+            yield from peers.rows(
+                "gpu",
+                f"{name}, PyTorch",
+                partial(_in_torch, {**about, "device": device}),
+                partial(_peer_row, mode, ours),
+                quick=quick,
+            )
+
+
+def _in_torch(about: dict[str, Any], compiled: bool) -> dict[str, Any]:
+    return in_process(measure_torch, **about, compiled=compiled)
+
+
+def _peer_row(mode: str, ours: dict[str, float], name: str, found: dict[str, Any]) -> Row:
+    times = found["seconds"] / ours["seconds"]
+    return _row(name, mode, {**found, "gemm": ours["gemm"]}, f"{times:.2f} times ours; ")
 
 
 def _row(name: str, mode: str, found: dict[str, Any], note: str = "") -> Row:

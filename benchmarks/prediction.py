@@ -7,17 +7,18 @@ layers, whatever way they are computed, so a share can exceed 1.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.machine import fastest, gemm_rate, in_process, noisy_ball, peak_mb, timed
 from benchmarks.table import Row
-from tf_mrsr.limits import UNLIMITED
+from tf_mrsr.limits import DEFAULT_MEMORY, UNLIMITED
 
 GIGABYTE = 2**30
 
@@ -84,33 +85,38 @@ def _row(name: str, shape: list[int], precision: str, memory: int, found: dict, 
 
 
 def _peers(name: str, about: dict, ours: dict[str, float], *, quick: bool) -> Iterator[Row]:
-    if importlib.util.find_spec("torch") is None:
-        yield Row("prediction", f"{name}, PyTorch", note="not installed")
-        return
     for precision in ("float32", "bfloat16"):
-        for compiled in (False,) if quick else (False, True):
-            case = f"{name}, PyTorch, {precision}{', torch.compile' if compiled else ''}"
-            try:
-                found = in_process(measure_torch, **about, precision=precision, compiled=compiled)
-            except RuntimeError as error:
-                yield Row("prediction", case, note=f"failed: {error}")
-                continue
-            yield Row(
-                "prediction",
-                case,
-                found["seconds"],
-                found["gflop"] / found["seconds"],
-                "GFLOP/s",
-                found["gflop"] / found["seconds"] / found["gemm"],
-                f"GEMM in {precision}",
-                found["peak_mb"],
-                f"{found['seconds'] / ours[precision]:.2f} times our seconds in {precision}; "
-                f"largest difference to our float32 {found['difference']:.1e} of the output's size",
-            )
+        yield from peers.rows(
+            "prediction",
+            f"{name}, PyTorch, {precision}",
+            partial(_in_torch, about, precision),
+            partial(_peer_row, precision, ours[precision]),
+            quick=quick,
+        )
+
+
+def _in_torch(about: dict, precision: str, compiled: bool) -> dict[str, float]:
+    return in_process(measure_torch, **about, precision=precision, compiled=compiled)
+
+
+def _peer_row(precision: str, our_seconds: float, name: str, found: dict[str, float]) -> Row:
+    rate = found["gflop"] / found["seconds"]
+    return Row(
+        "prediction",
+        name,
+        found["seconds"],
+        rate,
+        "GFLOP/s",
+        rate / found["gemm"],
+        f"GEMM in {precision}",
+        found["peak_mb"],
+        f"{found['seconds'] / our_seconds:.2f} times our seconds in {precision}; "
+        f"largest difference to our float32 {found['difference']:.1e} of the output's size",
+    )
 
 
 def _linearity(*, quick: bool) -> Iterator[Row]:
-    """Seconds per voxel of the result within 1 GB, of growing volumes up to 512 x 512 x 400."""
+    """Seconds per voxel of growing volumes, up to a result of 512 x 512 x 400, within the default of ``predict``."""
     first = None
     for shape in [(40, 40, 28), (80, 80, 56)] if quick else [(64, 64, 50), (128, 128, 100), (256, 256, 200)]:
         arguments = {"scale_factor": 2, "upsampling": "subpixel_nn"}
@@ -120,14 +126,14 @@ def _linearity(*, quick: bool) -> Iterator[Row]:
             arguments=arguments,
             shape=list(shape),
             precision="float32",
-            memory=GIGABYTE,
+            memory=DEFAULT_MEMORY,
             repeats=1,
         )
         per_voxel = found["seconds"] * found["gemm"] / np.prod(shape)
         first = first or per_voxel
         yield Row(
             "prediction",
-            f"x2 subpixel_nn to {'x'.join(str(2 * n) for n in shape)}, float32, 1 GB",
+            f"x2 subpixel_nn to {'x'.join(str(2 * n) for n in shape)}, float32, {DEFAULT_MEMORY / GIGABYTE:g} GB",
             found["seconds"],
             8 * np.prod(shape) / found["seconds"] / 1e6,
             "million voxels/s",
@@ -213,7 +219,6 @@ def measure_torch(
 
 def measure_files(shape: list[int]) -> dict[str, float]:
     """Seconds of reading, resolving and writing one scan, apart and together."""
-    from tf_mrsr.limits import DEFAULT_MEMORY
     from tf_mrsr.volume import Volume, read_volume, write_volume
 
     resolver, _ = _resolver(CASES[2].network, CASES[2].arguments, "float32")

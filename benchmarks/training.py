@@ -9,12 +9,12 @@ weights.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.machine import gemm_rate, in_process, peak_mb, timed
 from benchmarks.prediction import flop_per_low_voxel
 from benchmarks.table import Row
@@ -36,20 +36,16 @@ def run(*, quick: bool) -> Iterator[Row]:
 
 
 def _peers(shape: tuple[int, int, int], precision: str, ours: dict, *, quick: bool) -> Iterator[Row]:
-    if importlib.util.find_spec("torch") is None:
-        yield Row("training", f"{_name(shape)}, PyTorch, {precision}", note="not installed")
-        return
-    for compiled in (False,) if quick else (False, True):
-        case = f"{_name(shape)}, PyTorch, {precision}{', torch.compile' if compiled else ''}"
-        try:
-            found = in_process(measure_torch, shape=shape, precision=precision, compiled=compiled)
-        except RuntimeError as error:
-            yield Row("training", case, note=f"failed: {error}")
-            continue
+    def measured(compiled: bool) -> dict[str, Any]:
+        return in_process(measure_torch, shape=shape, precision=precision, compiled=compiled)
+
+    def to_row(name: str, found: dict[str, Any]) -> Row:
         pairs = zip(found["losses"], ours["losses"], strict=True)
-        difference = max(abs(theirs[name] / mine[name] - 1) for theirs, mine in pairs for name in mine)
+        difference = max(abs(theirs[loss] / mine[loss] - 1) for theirs, mine in pairs for loss in mine)
         note = f"{found['seconds'] / ours['seconds']:.2f} times our seconds; losses differ by {difference:.1e} at most"
-        yield _row(case, precision, found, note)
+        return _row(name, precision, found, note)
+
+    yield from peers.rows("training", f"{_name(shape)}, PyTorch, {precision}", measured, to_row, quick=quick)
 
 
 def _name(shape: tuple[int, int, int]) -> str:

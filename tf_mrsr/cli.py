@@ -18,7 +18,7 @@ from tf_mrsr import __version__, limits
 from tf_mrsr.errors import DeviceError, MrsrError, OutputError, VolumeWarning
 
 MODEL_HELP = "run folder, SavedModel folder, or the name of a model that comes with tf_mrsr (tf-mrsr models lists them)"
-# Keras imports these where they are installed, for features that no command uses: a third of TensorFlow's import.
+# Keras imports these where they are installed, for features that no command uses: a quarter of TensorFlow's import.
 _KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -33,7 +33,7 @@ DAMAGED = (
     IndexError,
     InvalidDicomError,
     KeyError,
-    NotImplementedError,  # a value representation that does not exist
+    NotImplementedError,  # of an element whose value representation it does not know, once the value is asked for
     OverflowError,
     RecursionError,
     TypeError,

@@ -15,7 +15,6 @@ from tf_mrsr.inference.input_checks import checked_affine, checked_volume
 from tf_mrsr.inference.tiling import (
     Kept,
     KeptFunction,
-    TensorFunction,
     crop,
     finer,
     plan,
@@ -43,7 +42,7 @@ class _Part(NamedTuple):
     Attributes:
         network: the part.
         reach: how far it sees.
-        bytes_per_voxel: what it takes, per voxel of its input.
+        bytes_per_voxel: bytes that it takes, per voxel of its input.
     """
 
     network: keras.Model
@@ -170,7 +169,9 @@ class SuperResolver(tf.Module):
     def _by_default(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return self(volume, affine, memory_bytes)
 
-    def _resolve(self, volume: tf.Tensor, affine: tf.Tensor, network: TensorFunction) -> dict[str, tf.Tensor]:
+    def _resolve(
+        self, volume: tf.Tensor, affine: tf.Tensor, network: Callable[[tf.Tensor], tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
         """All but the network itself, which takes and gives (x, y, z, 1) in network range."""
         affine = checked_affine(affine)
         order = self._order(affine)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-TensorFunction = Callable[[tf.Tensor], tf.Tensor]
 # For each of x, y, z: the first voxel of a volume of which the result is wanted, and how many are.
 Kept = tuple[tuple[tf.Tensor, tf.Tensor], ...]
 # A function that gives the result of some voxels of a volume alone.
