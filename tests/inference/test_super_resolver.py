@@ -56,8 +56,8 @@ def test_tiled_equals_whole(scale_factor, upsampling, residual):
     for_trunk = volume.size * (trunk.bytes_per_voxel + 1)
 
     def cut(part, budget):
-        pieces = plan(tf.constant(shape), part.reach.radius, part.bytes_per_voxel, tf.constant(budget, tf.int64))
-        return tuple(pieces.numpy()) != shape
+        slabs = plan(tf.constant(shape), part.reach.radius, part.bytes_per_voxel, tf.constant(budget, tf.int64))
+        return tuple(slabs.numpy()) != shape
 
     assert not cut(trunk, for_trunk)
     assert cut(others[0], for_trunk - volume.size * 4 * 8)

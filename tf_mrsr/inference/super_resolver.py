@@ -229,9 +229,9 @@ def _by_slabs(parts: Sequence[_Part], shape: tf.Tensor, budget: tf.Tensor) -> Ke
         return _by_slabs(others, tf.shape(features)[:3], budget - held)(features, wanted)
 
     radius = tuple(a + b for a, b in zip(first.reach.radius, seen, strict=True))
-    pieces = plan(shape, radius, first.bytes_per_voxel, budget)
+    slabs = plan(shape, radius, first.bytes_per_voxel, budget)
     for axis in (2, 1, 0):
-        run = tile(run, axis=axis, radius=radius[axis], piece=pieces[axis])
+        run = tile(run, axis=axis, radius=radius[axis], slab=slabs[axis])
     return run
 
 

@@ -2,13 +2,13 @@
 
 A slab is a piece of the volume along one axis with a halo on both sides. Where the halo is at least as wide as the
 function sees, what it makes of the inner part is what it would make there with the whole volume before it. At the
-volume's own border there is no halo: the function pads there as it does without tiling. One axis of 10 voxels, pieces
-of 4 with a halo of 2; the slabs are all equally long, the last is moved inwards::
+volume's own border there is no halo: the function pads there as it does without tiling, and the piece is larger by
+that. All slabs are equally long; the last is moved inwards. One axis of 10 voxels, slabs of 5, halos of 1::
 
     voxel     0 1 2 3 4 5 6 7 8 9
-    piece 0  [. . . .]. . . .              slab 0-7
-    piece 1       . .[. . . .]. .          slab 2-9
-    piece 2       . . . . . .[. .]         slab 2-9
+    piece 0  [. . . .].                    slab 0-4
+    piece 1         .[. . .].              slab 3-7
+    piece 2             . .[. . .]         slab 5-9
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def finer(kept: Kept, scale: Sequence[int]) -> Kept:
     return tuple((first * s, size * s) for (first, size), s in zip(kept, scale, strict=True))
 
 
-def tile(function: KeptFunction, *, axis: int, radius: int, piece: tf.Tensor | int) -> KeptFunction:
+def tile(function: KeptFunction, *, axis: int, radius: int, slab: tf.Tensor | int) -> KeptFunction:
     """``function`` by slabs along one axis.
 
     Args:
@@ -60,26 +60,27 @@ def tile(function: KeptFunction, *, axis: int, radius: int, piece: tf.Tensor | i
             that it can leave out early what is needed of the halo no more.
         axis: 0 for x, 1 for y, 2 for z.
         radius: how many input voxels to each side an output voxel sees along the axis.
-        piece: at most this many input voxels of result per slab, 1 or more. A piece as long as the axis is one run.
+        slab: at most this many input voxels at a time, halos included; more than ``2 * radius``. A slab as long as the
+            axis is one run.
 
     Returns:
         A function of the same kind; it can be tiled again along another axis.
     """
 
     def tiled(volume: tf.Tensor, kept: Kept) -> tf.Tensor:
-        size = tf.shape(volume)[axis]
         begin, wanted = kept[axis]
-        count = -(-wanted // tf.cast(piece, tf.int32))
-        # Even pieces: the last one is not a sliver with a full halo.
-        length = -(-wanted // count)
-        window = tf.minimum(size, length + 2 * radius)
+        end = begin + wanted
+        seen = tf.maximum(begin - radius, 0)
+        seen_end = tf.minimum(end + radius, tf.shape(volume)[axis])
+        count, length = even_slabs(seen_end - seen, radius, tf.cast(slab, tf.int32))
 
         def step(i: tf.Tensor, pieces: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            start = begin + i * length
-            stop = tf.minimum(start + length, begin + wanted)
-            first = tf.clip_by_value(start - radius, 0, size - window)
+            advance = length - 2 * radius
+            start = tf.where(i == 0, begin, seen + i * advance + radius)
+            stop = tf.where(i == count - 1, end, seen + (i + 1) * advance + radius)
+            first = tf.minimum(seen + i * advance, seen_end - length)
             inner = (*kept[:axis], (start - first, stop - start), *kept[axis + 1 :])
-            result = function(_slice(volume, axis, first, window), inner)
+            result = function(_slice(volume, axis, first, length), inner)
             return i + 1, pieces.write(i, _swap_to_front(result, axis))
 
         pieces = tf.TensorArray(tf.float32, size=count, infer_shape=False, element_shape=(None,) * 4)
@@ -87,6 +88,22 @@ def tile(function: KeptFunction, *, axis: int, radius: int, piece: tf.Tensor | i
         return _swap_to_front(pieces.concat(), axis)
 
     return tiled
+
+
+def even_slabs(size: tf.Tensor, radius: int, longest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many slabs of at most ``longest`` voxels cover an axis, and the least length with which so many do.
+
+    Args:
+        size: of the axis, integer.
+        radius: of the halo.
+        longest: of the same type as ``size``, any shape; ``2 * radius + 1`` at least is taken.
+
+    Returns:
+        Count and length, shaped as ``longest``.
+    """
+    new = _between_halos(size, radius)
+    advance = -(-new // -(-new // tf.maximum(longest - 2 * radius, 1)))
+    return -(-new // advance), tf.minimum(size, advance + 2 * radius)
 
 
 def _slice(volume: tf.Tensor, axis: int, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
@@ -103,11 +120,15 @@ def _swap_to_front(volume: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.transpose(volume, order)
 
 
-def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, budget: tf.Tensor) -> tf.Tensor:
-    """The longest pieces (x, y, z) whose slabs, halos included, need at most ``budget`` bytes; int32 (3,).
+def _between_halos(size: tf.Tensor, radius: int) -> tf.Tensor:
+    """What slabs have to add, one after the other, to the halos at the two ends of an axis."""
+    return tf.maximum(size - 2 * radius, 1)
 
-    The volume is cut along x alone, along x and y, or along all axes, whichever fits and spends least on halos. With
-    too small a budget the pieces are as small as is sensible and the budget is exceeded.
+
+def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, budget: tf.Tensor) -> tf.Tensor:
+    """The slabs (x, y, z), halos included, that need at most ``budget`` bytes and compute least twice; int32 (3,).
+
+    With too small a budget the slabs are as small as is sensible and the budget is exceeded.
 
     Args:
         shape: int tensor (3,), voxels.
@@ -115,31 +136,28 @@ def plan(shape: tf.Tensor, radius: tuple[int, int, int], bytes_per_voxel: int, b
         bytes_per_voxel: memory at the function's peak, per voxel of its input.
         budget: int64 scalar, bytes.
     """
-    sizes = tf.unstack(tf.cast(shape, tf.int64))
-    x, y, z = (tf.maximum(size, 1) for size in sizes)
+    sizes = [tf.maximum(size, 1) for size in tf.unstack(tf.cast(shape, tf.int64))]
     voxels = tf.maximum(tf.cast(budget, tf.int64), 0) // bytes_per_voxel
-    square = _root(voxels // z, 2)
-    cube = _root(voxels, 3)
-    candidates = [(voxels // (y * z), y, z), (square, square, z), (cube, cube, cube)]
-
-    lengths, costs = [], []
-    for windows in candidates:
-        pieces = [_piece(w, n, r) for w, n, r in zip(windows, (x, y, z), radius, strict=True)]
-        slabs = [tf.minimum(p + 2 * r, n) for p, n, r in zip(pieces, (x, y, z), radius, strict=True)]
-        taken = slabs[0] * slabs[1] * slabs[2]
-        # Work per voxel of result; what does not fit counts by its size, far above all that fits.
-        work = taken / (pieces[0] * pieces[1] * pieces[2])
-        lengths.append(tf.stack(pieces))
-        costs.append(tf.where(taken <= voxels, work, 1e9 + tf.cast(taken, tf.float64)))
-    return tf.cast(tf.gather(tf.stack(lengths), tf.argmin(tf.stack(costs))), tf.int32)
+    # Every sensible cut of x with every one of y, and the fewest cuts of z that then fit.
+    x, y = (_cuts(size, r) for size, r in zip(sizes[:2], radius[:2], strict=True))
+    x, y = x[:, None], y[None, :]
+    room = tf.maximum(voxels // (x * y), 2 * radius[2] + _least_advance(radius[2]))
+    counts, slabs = zip(*map(even_slabs, sizes, radius, (x, y, room)), strict=True)
+    taken = slabs[0] * slabs[1] * slabs[2]
+    # What does not fit counts by its size, far above all that fits.
+    work = tf.cast(taken * counts[0] * counts[1] * counts[2], tf.float64)
+    cost = tf.where(taken <= voxels, work, 1e18 + tf.cast(taken, tf.float64))
+    best = tf.argmin(tf.reshape(cost, (-1,)))
+    return tf.stack([tf.cast(tf.reshape(tf.broadcast_to(s, tf.shape(taken)), (-1,))[best], tf.int32) for s in slabs])
 
 
-def _root(number: tf.Tensor, degree: int) -> tf.Tensor:
-    return tf.cast(tf.pow(tf.cast(number, tf.float64), 1 / degree), tf.int64)
+def _cuts(size: tf.Tensor, radius: int) -> tf.Tensor:
+    """The lengths of slabs with which an axis is one slab, two, and so on; int64 (n,)."""
+    new = _between_halos(size, radius)
+    counts = tf.range(1, 1 - (-new // _least_advance(radius)))
+    return tf.minimum(size, -(-new // counts) + 2 * radius)
 
 
-def _piece(window: tf.Tensor, size: tf.Tensor, reach: int) -> tf.Tensor:
-    """The piece inside a slab of ``window`` voxels; the whole axis where a slab would span it anyway."""
-    smallest = tf.minimum(size, max(2 * reach, 4))
-    length = tf.clip_by_value(window - 2 * reach, smallest, size)
-    return tf.where(length + 2 * reach >= size, size, length)
+def _least_advance(radius: int) -> int:
+    """A slab that adds less than its halos have is mostly computed twice."""
+    return max(2 * radius, 4)
