@@ -9,6 +9,7 @@ import gzip
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ import numpy as np
 
 from benchmarks.table import Row
 
+# Some libraries write more below it.
+_ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
+
 
 def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
     """What a function of a module returns in a process of its own, so that its memory is its own.
@@ -27,7 +31,7 @@ def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
     Arguments and result must fit into JSON.
 
     Raises:
-        RuntimeError: with the last line that the process wrote, if it fails.
+        RuntimeError: if the process fails, with its last line that names an error, or else with its last line.
     """
     module = function.__module__
     if module == "__main__":  # of a script that was started with python -m
@@ -43,7 +47,8 @@ def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RuntimeError(([line for line in lines if _ERROR.match(line)] or lines)[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
