@@ -1,0 +1,54 @@
+"""Files below a folder, and putting finished files and folders in their place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from tf_mrsr.errors import DataError
+
+BROKEN_LINK = "a link to a file that is not there; fetch the file (DataLad: datalad get), or remove the link"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below it, sorted by path; what is hidden (.git, .DS_Store) is not looked into.
+
+    Links to folders are followed, but no folder is listed twice, so loops end. Links to files that are not there are
+    listed, so that whoever reads them finds out.
+
+    Raises:
+        DataError: if the folder, or one below it, cannot be read.
+    """
+    found, seen = [], set()
+    starts = [folder]
+    for start in starts:  # linked folders are added at the end, so that each is known by its own place if it has one
+        for place, folders, names in os.walk(start, onerror=_refuse):
+            identity = _identity(place)
+            if identity in seen:
+                folders.clear()
+                continue
+            seen.add(identity)
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            starts += [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
+            paths = (Path(place, name) for name in names if not name.startswith("."))
+            found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
+    return sorted(found)
+
+
+def is_broken_link(path: Path) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        _refuse(error)
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(
+        f"{error.filename}: the folder cannot be read ({error.strerror}); check its permissions, or leave it out"
+    ) from error
