@@ -62,6 +62,19 @@ def test_pairs_are_found_by_name_and_by_list(cohort, tmp_path):
     assert find_pairs([tmp_path / "pairs.tsv"], T1_TO_T2) == [expected[1]]
 
 
+def test_a_pair_that_is_listed_and_found_by_its_names_counts_once(cohort, tmp_path):
+    expected = Scan(cohort / "sub-1_T2w.nii.gz", cohort / "sub-1_T1w.nii.gz")
+    (tmp_path / "pairs.csv").write_text(f"source,target\n{expected.low_res},{expected.high_res}\n")
+    assert find_pairs([*files(cohort, 1), tmp_path / "pairs.csv"], T1_TO_T2) == [expected]
+
+
+def test_two_scans_of_a_contrast_are_refused(cohort, tmp_path):
+    shutil.copytree(cohort, tmp_path / "people")
+    shutil.copy(cohort / "sub-0_T1w.nii.gz", tmp_path / "people" / "sub-1_T1w.nii")
+    with pytest.raises(DataError, match=r"sub-1_T1w\.nii and .*sub-1_T1w\.nii\.gz are the same contrast of one person"):
+        find_pairs([tmp_path / "people"], T1_TO_T2)
+
+
 def test_names_without_partners_are_refused(cohort):
     with pytest.raises(DataError, match=r"1 scans have no partner, for instance .*sub-1_T1w"):
         find_pairs([*files(cohort, 0), files(cohort, 1)[0]], T1_TO_T2)

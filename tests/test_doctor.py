@@ -1,6 +1,8 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +60,25 @@ def test_devices_are_chosen_before_tensorflow_runs():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "0 False\n")
+
+
+def test_a_broken_tensorflow_is_said_in_one_line(tmp_path):
+    package = tmp_path / "tensorflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('libfoo.so.1')")
+    path = os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])
+    command = [sys.executable, "-m", "tf_mrsr", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cannot be loaded (libfoo.so.1); install it anew" in done.stdout
+
+
+def test_what_is_set_for_keras_elsewhere_does_not_hold(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
+    code = (
+        "from tf_mrsr import cli; cli.load_tensorflow()\n"
+        "import keras; print(keras.config.backend(), keras.config.image_data_format())"
+    )
+    env = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stdout) == (0, "tensorflow channels_last\n")

@@ -72,6 +72,30 @@ def test_lists_of_pairs(tmp_path):
         find_pairs([tmp_path / "half.csv"])
 
 
+def test_no_pair_of_a_list_is_lost(tmp_path):
+    for name in ("thin.nii", "thick1.nii", "thick2.nii"):
+        scans.save(tmp_path / name, np.ones((4, 4, 4), np.float32))
+    listed = tmp_path / "pairs.csv"
+    listed.write_text("low_res,high_res\nthick1.nii,thin.nii\nthick2.nii,thin.nii\nthick1.nii,thin.nii\n")
+    expected = [Scan(tmp_path / "thin.nii", tmp_path / f"thick{i}.nii") for i in (1, 2)]
+    assert find_pairs([listed]) == expected
+    for sources in ([listed, tmp_path / "thin.nii"], [tmp_path, listed]):
+        with pytest.raises(DataError, match=r"thin.nii: is given alone and as one of a pair"):
+            find_pairs(sources)
+    listed.write_text("low_res,high_res\nthick1.nii,./thick1.nii\n")
+    with pytest.raises(DataError, match="row 1 names one file twice"):
+        find_pairs([listed])
+
+
+@pytest.mark.parametrize("find", [find_pairs, find_scans])
+def test_an_empty_text_is_not_the_current_folder(find, tmp_path, monkeypatch):
+    scans.save(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
+    monkeypatch.chdir(tmp_path)
+    assert len(find(["."])) == 1
+    with pytest.raises(DataError, match="an empty text"):
+        find([""])
+
+
 def test_interpolating_a_pair_back_is_better_than_not_aligning_it(tmp_path):
     """The whole way: a thick scan of the same head on a shifted grid, brought to the thin one, then interpolated."""
     shift = GridMap((1, 1, 1), (0, 0, -0.5)).apply_to_affine(BY_THREE.grid_map(SHAPE).apply_to_affine(THIN))

@@ -11,8 +11,10 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tf_mrsr import __version__, limits
 from tf_mrsr.errors import DeviceError, MrsrError, OutputError, VolumeWarning
@@ -20,6 +22,7 @@ from tf_mrsr.errors import DeviceError, MrsrError, OutputError, VolumeWarning
 MODEL_HELP = "run folder, SavedModel folder, or the name of a model that comes with tf_mrsr (tf-mrsr models lists them)"
 # Keras imports these where they are installed, for features that no command uses: a quarter of TensorFlow's import.
 _KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
+_Result = TypeVar("_Result")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -43,9 +46,16 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
             warnings.filterwarnings("default", category=VolumeWarning)
             warnings.showwarning = _show_warning
             work(arguments)
+        sys.stdout.flush()
     except MrsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(f"error: a package is missing or broken ({error}); tf-mrsr doctor lists what is needed", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output, as "| head", has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -53,6 +63,24 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def interruptible(work: Callable[[], _Result]) -> _Result:
+    """Does the work in a thread of its own and returns what it gives or raises.
+
+    Python hears of Ctrl-C and SIGTERM in the main thread only, and there not before TensorFlow comes back from a
+    computation, which may take minutes. A thread left behind ends with the process.
+    """
+    done: Future[_Result] = Future()
+
+    def fill() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    return done.result()
 
 
 def warn(message: str) -> None:
@@ -83,7 +111,7 @@ def add_memory_option(arguments: argparse.ArgumentParser) -> None:
         default=limits.DEFAULT_MEMORY,
         metavar="SIZE",
         help="what computing one volume may take, for instance 1GB, or 'unlimited' "
-        f"(default {_in_gb(limits.DEFAULT_MEMORY)})",
+        f"(default {_in_gb(limits.DEFAULT_MEMORY)}); a slab as small as the network's reach allows may take more",
     )
 
 
@@ -167,7 +195,9 @@ def check_writable(folder: Path) -> None:
 
 
 def load_tensorflow(device: str = "auto") -> None:
-    """Imports TensorFlow without the lines that it prints about itself before any log level holds.
+    """Imports TensorFlow and Keras without the lines that they print about themselves before any log level holds.
+
+    What a user set for Keras elsewhere, another backend or channels first, does not hold here.
 
     Args:
         device: "auto", "cpu" or "gpu". Memory of a GPU is taken as it is needed, not all at once.
@@ -176,14 +206,17 @@ def load_tensorflow(device: str = "auto") -> None:
         DeviceError: if "gpu" is asked for and there is none, or TensorFlow runs on something else already.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     kept = os.dup(2)
     try:
         with tempfile.TemporaryFile() as sink:
             os.dup2(sink.fileno(), 2)
             with _as_if_not_installed(*_KERAS_EXTRAS):
+                import keras
                 import tensorflow as tf
 
+            keras.config.set_image_data_format("channels_last")
             _choose_device(device)
             tf.zeros(1)  # the first operation prints as well
             tf.get_logger().setLevel("ERROR")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tf_mrsr import storage
 from tf_mrsr.errors import DataError, RecipeError, VolumeError
 from tf_mrsr.geometry import slices_last
 from tf_mrsr.volume import Volume, is_nifti, read_volume, stem
@@ -49,17 +50,18 @@ def find_scans(sources: Sequence[str | Path], contrasts: Contrasts | None = None
     """The scans that ``sources`` name, each once, in a stable order: NIfTI files, and folders or files of DICOM.
 
     Args:
-        sources: folders (searched recursively, sorted by path), NIfTI files, multi-frame DICOM files, or CSV/TSV
-            lists with a column "path" (relative paths start at the list's folder). A folder without NIfTI files is
+        sources: folders (searched recursively, hidden ones apart, sorted by path), NIfTI files, multi-frame DICOM
+            files, or CSV/TSV lists with a column "path" (relative paths start at the list's folder). A folder without
+            NIfTI files is
             searched for DICOM: each folder in it that holds DICOM files, or several series of one study in
             sub-folders, is one scan.
         contrasts: where given, of a folder only the scans whose names end in the source contrast, as ``find_pairs``
             tells them; what is named one by one is taken as it is.
 
     Raises:
-        DataError: if a source does not exist, is of another kind, or nothing is found.
+        DataError: if a source does not exist, is of another kind or an empty text, or nothing is found.
     """
-    found = {source: find_pairs([source]) for source in map(Path, sources)}
+    found = {source: find_pairs([source]) for source in _paths(sources)}
     if any(scan.low_res is not None for scans in found.values() for scan in scans):
         raise DataError("a list of pairs was given where single scans are expected; use a column path")
     paths = {}
@@ -106,10 +108,11 @@ def find_pairs(sources: Sequence[str | Path], contrasts: Contrasts | None = None
         contrasts: where given, only pairs of these are returned, from lists or by the files' names.
 
     Raises:
-        DataError: as ``find_scans``, or if a file of one contrast has none of the other, or there is no pair.
+        DataError: as ``find_scans``, or if a scan is given alone and in a pair, a file of one contrast has none or two
+            of the other, or there is no pair.
     """
-    found: dict[Path, Scan] = {}
-    for source in map(Path, sources):
+    found: dict[tuple[Path | None, ...], Scan] = {}
+    for source in _paths(sources):
         if source.is_dir():
             scans = [Scan(path) for path in _scans_in(source)]
         elif not source.exists():
@@ -123,9 +126,24 @@ def find_pairs(sources: Sequence[str | Path], contrasts: Contrasts | None = None
                 f"{source}: expected a folder, a NIfTI file (.nii, .nii.gz), a DICOM file or a .csv/.tsv list"
             )
         for scan in scans:
-            found.setdefault(scan.high_res.resolve(), scan)
-    scans = list(found.values())
-    return scans if contrasts is None else _paired(scans, contrasts)
+            found.setdefault(_resolved(scan), scan)
+    if contrasts is not None:
+        return _paired(list(found.values()), contrasts)
+    both = next((scan for files, scan in found.items() if scan.low_res is not None and (files[0], None) in found), None)
+    if both is not None:
+        raise DataError(f"{both.high_res}: is given alone and as one of a pair; leave one of the two out")
+    return list(found.values())
+
+
+def _paths(sources: Sequence[str | Path]) -> list[Path]:
+    """An empty shell variable must not mean the current folder, as an empty path does."""
+    if "" in sources:
+        raise DataError("one of the sources is an empty text; expected the name of a file or folder")
+    return [Path(source) for source in sources]
+
+
+def _resolved(scan: Scan) -> tuple[Path | None, ...]:
+    return tuple(None if path is None else path.resolve() for path in scan)
 
 
 def _paired(found: Sequence[Scan], contrasts: Contrasts) -> list[Scan]:
@@ -134,7 +152,9 @@ def _paired(found: Sequence[Scan], contrasts: Contrasts) -> list[Scan]:
     for scan in found:
         person, contrast = _split_name(scan.high_res)
         if scan.low_res is None and contrast in sides:
-            sides[contrast][scan.high_res.parent / person] = scan.high_res
+            other = sides[contrast].setdefault(scan.high_res.parent / person, scan.high_res)
+            if other != scan.high_res:
+                raise DataError(f"{other} and {scan.high_res} are the same contrast of one person; keep one of them")
     sources, targets = sides.values()
     alone = sorted(sources.keys() ^ targets.keys())
     if alone:
@@ -144,6 +164,7 @@ def _paired(found: Sequence[Scan], contrasts: Contrasts) -> list[Scan]:
             f"{contrasts.source} and {contrasts.target}, or a list with the columns source and target"
         )
     pairs += [Scan(targets[person], sources[person]) for person in sources]
+    pairs = list({_resolved(pair): pair for pair in pairs}.values())  # one may be listed and found by its names
     if not pairs:
         raise DataError(
             f"none of the {len(found)} scans are pairs: expected names that end in {contrasts.source} and "
@@ -179,7 +200,7 @@ def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored", series_u
 
 
 def _scans_in(folder: Path) -> list[Path]:
-    scans = sorted(p for p in folder.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+    scans = [path for path in storage.files_below(folder) if is_nifti(path)]
     if not scans:
         from tf_mrsr.dicom import series
 
@@ -227,6 +248,8 @@ def _read_list(path: Path) -> list[Scan]:
                     f"{path}: row {number} names no NIfTI file (.nii, .nii.gz) and no DICOM in its column {column!r}"
                 )
         scans.append(Scan(*(path.parent / row[column] for column in columns)))
+        if len({file.resolve() for file in scans[-1] if file is not None}) < len(columns):
+            raise DataError(f"{path}: row {number} names one file twice; expected the two scans of a pair")
     missing = [file for scan in scans for file in scan if file is not None and not file.exists()]
     if missing:
         raise DataError(f"{path}: {len(missing)} of the listed files do not exist, the first is {missing[0]}")

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from tf_mrsr import __version__, cli
 from tf_mrsr.errors import DeviceError
 
-_PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "nibabel", "protobuf", "grpcio")
+_PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "matplotlib", "nibabel", "pydicom")
+_PACKAGES += ("h5py", "pyyaml", "protobuf", "grpcio")
 _DISTRIBUTIONS_OF_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos")
 # Module -> what it is for, how to get it.
 _OPTIONAL = {
     "nilearn": ("tf-mrsr demo", "pip install '.[demo]' in tf_mrsr's folder"),
     "tensorboard": ("TensorBoard's view of a training", "pip install '.[tensorboard]' in tf_mrsr's folder"),
-    "pydicom": ("reading DICOM", "pip install pydicom"),
+    "tf2onnx": ("tf-mrsr export --format onnx", "pip install '.[onnx]' in tf_mrsr's folder"),
 }
 # Module -> transfer syntaxes that pydicom reads with it.
 _CODECS = {
@@ -89,6 +90,9 @@ def _tensorflow(device: str) -> Iterator[tuple[str, str]]:
     except DeviceError:
         yield "--device gpu", "TensorFlow finds no GPU"
         cli.load_tensorflow()
+    except ImportError as error:
+        yield "TensorFlow", f"cannot be loaded ({error}); install it anew"
+        return
     import tensorflow as tf
 
     seconds = time.monotonic() - started

@@ -32,6 +32,7 @@ A model from one contrast to another takes of a folder the scans whose names end
 goes to a folder for its target: sub-01_desc-synthetic_T2w.nii.gz of sub-01_T1w.nii.gz.
 A DICOM series becomes a derived DICOM series, a folder of its own, unless a NIfTI name is given.
 """
+_TIMEOUT = 600  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--server", metavar="HOST:PORT/NAME", help="a model that TensorFlow Serving runs, by its gRPC port (8500)"
     )
     arguments.add_argument(
-        "--timeout", type=cli.positive, default=600, metavar="SECONDS", help="for --server, of each scan (default 600)"
+        "--timeout",
+        type=cli.positive,
+        metavar="SECONDS",
+        help=f"for --server, of each scan (default {_TIMEOUT})",
     )
     arguments.add_argument(
         "--strict", action="store_true", help="refuse scans that the model's card does not cover, instead of a warning"
@@ -61,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--series-uid", metavar="UID", help="the DICOM series to take, where there are several")
     arguments.add_argument("--list-series", action="store_true", help="list the DICOM series in SCANS and stop")
-    arguments.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    arguments.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
+    existing = arguments.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
     arguments.add_argument(
         "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
     )
@@ -78,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name, value in wanted if value is None]
     if missing:
         arguments.error(f"the following arguments are required: {', '.join(missing)}")
+    if given.timeout is not None and given.server is None:
+        arguments.error("--timeout is for --server")
     return cli.run(_predict, given)
 
 
@@ -93,8 +100,7 @@ def _list_series(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from tf_mrsr import volume
-    from tf_mrsr.card import mismatches
-    from tf_mrsr.cohort import Contrasts, read_scan
+    from tf_mrsr.cohort import Contrasts
     from tf_mrsr.progress import Progress
 
     card = _read_card(arguments)
@@ -107,24 +113,18 @@ def _predict(arguments: argparse.Namespace) -> None:
     )
     if arguments.skip_existing:
         jobs = [(source, target) for source, target in jobs if not _is_there(target)]
+    if not jobs:
+        return
+    first = None
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
-        read_scan(jobs[0][0], nan=arguments.nan, series_uid=arguments.series_uid)
+        first = _read(jobs[0][0], card, arguments)
     model = _open_model(arguments)
     derivation = _derivation(model, arguments)
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:
-                scan = read_scan(source, nan=arguments.nan, series_uid=arguments.series_uid)
-                if scan.header.sform_code == scan.header.qform_code == 0:
-                    cli.warn(
-                        f"{source}: the header states no orientation (sform and qform codes 0); nor does the result"
-                    )
-                unlike = [] if card is None else mismatches(card, scan, source)
-                if unlike and arguments.strict:
-                    raise VolumeError(f"{source}: {unlike[0]}; leave out --strict to predict it all the same")
+                scan = first or _read(source, card, arguments)
                 result = _super_resolve(model, source, scan, arguments)
-                for words in unlike:
-                    cli.warn(f"{source}: {words}")
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
@@ -135,6 +135,24 @@ def _predict(arguments: argparse.Namespace) -> None:
             progress.advance(source.name)
 
 
+def _read(source: Path, card: Card | None, arguments: argparse.Namespace) -> Volume:
+    """The scan, held against the model's card."""
+    from tf_mrsr.card import mismatches
+    from tf_mrsr.cohort import read_scan
+
+    scan = read_scan(source, nan=arguments.nan, series_uid=arguments.series_uid)
+    if scan.header.sform_code == scan.header.qform_code == 0:
+        cli.warn(
+            f"{source}: the header states no orientation (sform and qform codes 0); nor does the result, and programs "
+            "that then place a scan by its middle show the two up to half a voxel apart"
+        )
+    for words in [] if card is None else mismatches(card, scan, source):
+        if arguments.strict:
+            raise VolumeError(f"{source}: {words}; leave out --strict to predict it all the same")
+        cli.warn(f"{source}: {words}")
+    return scan
+
+
 def _read_card(arguments: argparse.Namespace) -> Card | None:
     """The model's card, where it is at hand."""
     if arguments.server is not None:
@@ -142,6 +160,8 @@ def _read_card(arguments: argparse.Namespace) -> Card | None:
             raise ServerError("--strict compares with the model's card, which a server does not tell; use --model")
         if arguments.precision != "float32":
             raise ServerError("--precision is the server's own matter; use --model, or leave it out")
+        if arguments.device != "auto":
+            raise ServerError("--device is the server's own matter; use --model, or leave it out")
         return None
     from tf_mrsr import model_folder
 
@@ -152,7 +172,7 @@ def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
     if arguments.server is not None:
         from tf_mrsr.serving import client
 
-        return client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout)
+        return client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout or _TIMEOUT)
     from tf_mrsr import model_folder
 
     folder = model_folder.resolve(arguments.model)
@@ -178,7 +198,7 @@ def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, argum
         return model.super_resolve(volume, arguments.memory, arguments.stride)
 
     try:
-        return ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan)
+        return cli.interruptible(lambda: ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan))
     except VolumeError as error:
         raise VolumeError(f"{source}: {error}") from error
 
@@ -235,8 +255,11 @@ def plan_outputs(
     for _, target in jobs:
         if target.resolve() in inputs:
             raise OutputError(f"{target}: is one of the scans itself; write to another place")
-    existing = next(p for p in (output.absolute(), *output.absolute().parents) if p.is_dir())
-    cli.check_writable(existing)
+    for folder in {target.parent.absolute() for _, target in jobs}:
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not existing.is_dir():
+            raise OutputError(f"{existing}: is a file, where the output needs a folder; give another name")
+        cli.check_writable(existing)
     return jobs
 
 
@@ -250,12 +273,13 @@ def _relative(scan: Path, folders: Sequence[Path]) -> Path:
     from tf_mrsr import volume
 
     folder = next((f for f in folders if scan.is_relative_to(f) and scan != f), None)
-    place = Path(scan.resolve().name) if folder is None else scan.relative_to(folder)
+    # "." and ".." have no name of their own; that of a link is the one that it was given for.
+    name = scan.resolve().name if scan.name in ("", "..") else scan.name
+    place = Path(name) if folder is None else scan.relative_to(folder)
     return place.with_name(volume.stem(scan)) if not volume.is_nifti(scan) else place
 
 
 def _make_folder(folder: Path) -> None:
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

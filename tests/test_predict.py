@@ -1,0 +1,126 @@
+"""What predict decides before it computes, and what ends a command early."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import scans
+from tf_mrsr import cli, predict
+from tf_mrsr.errors import OutputError, VolumeError
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A scan under a key in a hidden folder, and a link to it under its name, as DataLad keeps them."""
+    key = tmp_path / "data" / ".git" / "annex" / "MD5E-s1--ab.nii.gz"
+    key.parent.mkdir(parents=True)
+    scans.save(key, scans.blobs((9, 9, 9), np.eye(4)) + 1)
+    named = tmp_path / "data" / "sub-01" / "sub-01_T1w.nii.gz"
+    named.parent.mkdir()
+    named.symlink_to(os.path.relpath(key, named.parent))
+    return named
+
+
+def test_links_keep_their_names_and_hidden_folders_are_not_searched(stored, tmp_path):
+    output, data = tmp_path / "out", stored.parents[1]
+    expected = [(stored, output / "sub-01" / "sub-01_T1w.nii.gz")]
+    assert predict.plan_outputs([str(data)], output, overwrite=False) == expected
+    assert predict.plan_outputs([str(stored)], output, overwrite=False) == [(stored, output / "sub-01_T1w.nii.gz")]
+
+
+def test_a_link_to_nothing_is_no_scan_less(stored, tmp_path):
+    """Content that was not fetched: listed, so that reading it says so."""
+    (stored.parent / "sub-01_T2w.nii.gz").symlink_to("nowhere.nii.gz")
+    jobs = predict.plan_outputs([str(stored.parent)], tmp_path / "out", overwrite=False)
+    assert [scan.name for scan, _ in jobs] == ["sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/out", "file/out/x.nii"])
+def test_a_file_where_a_folder_is_needed_is_found_before_the_work(stored, tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file: is a file, where|does not exist; make it first"):
+        predict.plan_outputs([str(stored)], tmp_path / place, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--overwrite", "--skip-existing"], "not allowed with"),
+        (["--timeout", "3"], "--timeout is for --server"),
+    ],
+)
+def test_options_that_do_not_go_together(stored, capsys, options, words):
+    with pytest.raises(SystemExit) as stopped:
+        predict.main([str(stored), "-o", "x.nii", "--model", "sanchez2018_x2", *options])
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_the_card_does_not_cover_is_refused_before_the_model_is_loaded(stored, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "_open_model", lambda arguments: pytest.fail("the model was loaded"))
+    thick = tmp_path / "thick.nii.gz"
+    scans.save(thick, scans.blobs((9, 9, 9), np.eye(4)) + 1, np.diag([1, 1, 9, 1]))
+    argv = [str(thick), "-o", str(tmp_path / "x.nii"), "--model", "sanchez2018_x2", "--strict"]
+    assert predict.main(argv) == 1
+    assert "leave out --strict" in capsys.readouterr().err
+
+
+def test_nothing_left_to_do_loads_nothing(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "_open_model", lambda arguments: pytest.fail("the model was loaded"))
+    (tmp_path / "x.nii").touch()
+    argv = [str(stored), "-o", str(tmp_path / "x.nii"), "--model", "sanchez2018_x2", "--skip-existing"]
+    assert predict.main(argv) == 0
+
+
+def test_ctrl_c_is_heard_during_a_computation():
+    done = threading.Event()
+
+    @tf.function
+    def long(x):
+        return tf.while_loop(lambda i, x: i < 400, lambda i, x: (i + 1, x @ x / 512), (0, x))[1]
+
+    def work():
+        long(tf.ones((512, 512)))
+        done.set()
+
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        cli.interruptible(work)
+    assert not done.is_set()
+    assert done.wait(60)
+
+
+def test_interruptible_work_gives_its_result_and_its_error():
+    assert cli.interruptible(lambda: 3) == 3
+
+    def fail():
+        raise VolumeError("no")
+
+    with pytest.raises(VolumeError, match="no"):
+        cli.interruptible(fail)
+
+
+def test_a_reader_that_has_seen_enough():
+    with subprocess.Popen(
+        [sys.executable, "-m", "tf_mrsr", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_missing_package_is_named_in_one_line(capsys):
+    def work(arguments):
+        import no_such_package  # noqa: F401
+
+    assert cli.run(work, None) == 1
+    assert capsys.readouterr().err == (
+        "error: a package is missing or broken (No module named 'no_such_package'); tf-mrsr doctor lists what is "
+        "needed\n"
+    )
