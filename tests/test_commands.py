@@ -469,6 +469,11 @@ REFUSED = {
         [*TINY_QUICK, "--set", "network.generator={scale: 2}", "--data", SCAN, "--run", "x"],
         "generator",
     ),
+    "network argument before data": (
+        train.main,
+        [*TINY_QUICK, "--set", "network.generator.residual=none", "--data", "broken.nii.gz", "--run", "x"],
+        "network.generator.residual must be true or false, got 'none'",
+    ),
     "no mask": (
         evaluate.main,
         ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "empty"],

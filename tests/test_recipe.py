@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,39 @@ def test_unknown_names(tmp_path):
     for wrong in ("abc", True, 2.0):
         with pytest.raises(RecipeError, match=r"network\.generator\.filters must be a whole number"):
             networks.build("sanchez2018", "generator", {"filters": wrong})
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "words"),
+    [
+        ("sanchez2018", {"residual": "none"}, "residual must be true or false, got 'none'"),
+        ("sanchez2018", {"batch_norm": 1}, "batch_norm must be true or false, got 1"),
+        ("sanchez2018", {"upsampling": None}, "upsampling must be a text, got None"),
+        ("sanchez2018", {"output_activation": 3}, "output_activation must be a text or null, got 3"),
+        ("li2017", {"filters": True}, "filters must be a whole number or a list of whole numbers, got True"),
+        ("li2017", {"filters": 2.5}, "filters must be a whole number or a list of whole numbers, got 2.5"),
+        ("li2017", {"filters": [64, True]}, "filters must be a whole number or a list of whole numbers, got"),
+    ],
+)
+def test_arguments_of_networks_have_types(network, arguments, words):
+    with pytest.raises(RecipeError, match=re.escape(f"network.generator.{words}")):
+        networks.check(network, "generator", arguments)
+
+
+def test_every_argument_of_every_network_can_be_checked():
+    for network in networks.NAMES:
+        for part in ("generator", "discriminator"):
+            for name in networks.parameters(network, part):
+                with pytest.raises(RecipeError, match=rf"network\.{part}\.{name} must be .*, got \{{\}}"):
+                    networks.check(network, part, {name: {}})
+
+
+def test_what_keras_refuses_is_told_in_one_plain_line():
+    with pytest.raises(RecipeError) as caught:
+        networks.build("taloma2020", "discriminator", {"patch_shape": [4, 4, 4]})
+    assert str(caught.value).startswith("network.discriminator: ")
+    assert not {"\n", "\x1b"} & set(str(caught.value))
+    assert "MaxPooling3D.call()" not in str(caught.value)
 
 
 def test_li2017():

@@ -137,13 +137,16 @@ def _train(arguments: argparse.Namespace) -> None:
     _refuse_overlap(scans, held_out)
 
     cli.load_tensorflow(arguments.device)
-    from tf_mrsr import run_folder
+    from tf_mrsr import networks, run_folder
     from tf_mrsr.card import SPACING_KEY
+    from tf_mrsr.inference.models import build_generator
     from tf_mrsr.pipeline import PatchPairs
     from tf_mrsr.progress import Progress
     from tf_mrsr.training.loop import Settings, Trainer
     from tf_mrsr.training.validation import Validation
 
+    build_generator(chosen)  # raises what does not fit before any scan is read
+    networks.check(chosen.network.name, "discriminator", chosen.network.discriminator)
     if arguments.resume:
         _, facts = model_folder.read_run(arguments.run)
     else:
@@ -232,7 +235,6 @@ def _vgg19(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> Path |
 
 
 def _refuse_overlap(scans: Sequence[Scan], held_out: Sequence[Scan]) -> None:
-
     both = {scan.high_res.resolve() for scan in scans} & {scan.high_res.resolve() for scan in held_out}
     if both:
         raise DataError(

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +19,15 @@ import keras
 from tf_mrsr.errors import RecipeError
 
 NAMES = ("li2017", "narcomey2018", "sanchez2017", "sanchez2018", "taloma2020")
+
+_WORDS = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    types.NoneType: "null",
+    Sequence[int]: "a list of whole numbers",
+}
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def build(network: str, part: str, arguments: Mapping[str, Any], precision: str = "float32") -> keras.Model:
@@ -30,24 +42,32 @@ def build(network: str, part: str, arguments: Mapping[str, Any], precision: str 
     Raises:
         RecipeError: if there is no such network or the arguments do not fit it.
     """
-    builder, known = _builder(network, part), parameters(network, part)
-    for name, value in arguments.items():
-        if name not in known:
-            raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(known)}")
-        annotation = known[name].annotation
-        if annotation == "int" and type(value) is not int:
-            raise RecipeError(f"network.{part}.{name} must be a whole number, got {value!r}")
-        is_list = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-        if annotation == "Sequence[int]" and not is_list:
-            raise RecipeError(f"network.{part}.{name} must be a list of whole numbers, got {value!r}")
+    check(network, part, arguments)
     saved = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return builder(**arguments)
+        return _builder(network, part)(**arguments)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"network.{part}: {error}") from error
+        raise RecipeError(f"network.{part}: {_reason(error)}") from error
     finally:
         keras.config.set_dtype_policy(saved)
+
+
+def check(network: str, part: str, arguments: Mapping[str, Any]) -> None:
+    """Compares names and types of a builder's arguments, as for ``build``, with its parameters.
+
+    Raises:
+        RecipeError: if there is no such network, or an argument is unknown or of another type.
+    """
+    kinds = typing.get_type_hints(_builder(network, part))
+    known = parameters(network, part)
+    for name, value in arguments.items():
+        if name not in known:
+            raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(known)}")
+        kinds_of_name = _alternatives(kinds[name])
+        if not any(_is_of(kind, value) for kind in kinds_of_name):
+            expected = " or ".join(_WORDS[kind] for kind in kinds_of_name)
+            raise RecipeError(f"network.{part}.{name} must be {expected}, got {value!r}")
 
 
 def parameters(network: str, part: str) -> Mapping[str, inspect.Parameter]:
@@ -59,3 +79,22 @@ def _builder(network: str, part: str) -> Callable[..., keras.Model]:
     if network not in NAMES:
         raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
     return getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error of Keras that says why, without colours."""
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines()]
+    telling = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return telling[0] if telling else "the arguments do not fit"
+
+
+def _alternatives(kind: Any) -> Sequence[Any]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether ``value``, as YAML gives it, is of one of the ``_WORDS``; a bool is no int."""
+    if typing.get_origin(kind) is Sequence:
+        (inner,) = typing.get_args(kind)
+        return isinstance(value, (list, tuple)) and all(type(item) is inner for item in value)
+    return type(value) is kind
