@@ -474,6 +474,11 @@ REFUSED = {
         [*TINY_QUICK, "--set", "network.generator.residual=none", "--data", "broken.nii.gz", "--run", "x"],
         "network.generator.residual must be true or false, got 'none'",
     ),
+    "steps": (
+        train.main,
+        [*TINY_QUICK, "--data", SCAN, "--run", "x", "--steps", "9" * 25],
+        "--steps must be 1 or more",
+    ),
     "no mask": (
         evaluate.main,
         ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "empty"],

@@ -117,6 +117,36 @@ def test_set_changes_one_value():
     assert changed.stages[0].discriminator == recipe.load(PAPER[0]).stages[0].discriminator
 
 
+def test_set_can_begin_a_section_that_the_file_leaves_out():
+    changes = [
+        "patches.degrade=patch",
+        "augmentation.flips=true",
+        "prediction.kind=whole",
+        "evaluation.baselines=[cubic]",
+    ]
+    changed = recipe.load("sanchez2018_srgan3d_x2_quick", [*changes, "network.discriminator.filters=[4, 8]"])
+    assert changed.augmentation == recipe.Augmentation(flips=True)
+    assert changed.network.discriminator == {"filters": [4, 8]}
+
+
+def test_departures_keep_to_what_overrides_leave():
+    name = "sanchez2018_srgan3d_x2_resize"
+    adversarial = "stages.0.discriminator.adversarial.real_labels"
+    assert any(adversarial in departure.values for departure in recipe.load(name).departures)
+    changed = recipe.load(name, ["stages.0.discriminator=null", "stages.0.generator.adversarial=null"])
+    assert not any(adversarial in departure.values for departure in changed.departures)
+    assert [d.what for d in changed.departures] == [d.what for d in recipe.load(name).departures]
+    assert recipe.from_mapping(yaml.safe_load(changed.to_yaml())) == changed
+
+
+def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
+    content = yaml.safe_load(recipe.load("sanchez2018_srgan3d_x2_resize").to_yaml())
+    content["departures"][0]["values"] = ["stages.0.discriminator.adversarial.labels"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match=r"the recipe has no 'stages\.0\.discriminator\.adversarial\.labels'"):
+        recipe.load(tmp_path / "mine.yaml", ["stages.0.discriminator=null", "stages.0.generator.adversarial=null"])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -151,6 +181,16 @@ def test_set_changes_one_value():
         ("evaluation.baselines=[sinc]", "evaluation.baselines"),
         ("evaluation.baselines=[]", "one method or more"),
         ("evaluation.degradation={kind: gaussian_zoom, factor: 2, order: 9}", "order must be"),
+        ("evaluation.degradation={kind: block_average, factor: 2}", "must leave voxels where the training's does"),
+        ("degradation={kind: gaussian_zoom, factor: 2, sigma: 1.0}", "'gaussian_zoom' needs patches.degrade 'patch'"),
+        ("network.discriminator.patch_shape=[32,32,32]", "leave it out and set patches.shape"),
+        (
+            "stages.0.generator.content=[{loss: mean_squared_error, weight: 1}, {loss: mean_squared_error, weight: 2}]",
+            "generator.content has mean_squared_error twice",
+        ),
+        ("augmentation.flip=true", "unknown key augmentation.flip; did you mean 'flips'"),
+        ("augmentation.flips=true", "augmentation needs patches.degrade 'patch'"),
+        ("departures.0.values=[patches.stap]", "the recipe has no 'patches.stap'"),
         ("patches.per_volume=99999999999", "belongs to patches.kind 'random'"),
         ("batch_size={a: 1, a: 2}", "not valid YAML"),
         ("nonsense", "expected key=value"),

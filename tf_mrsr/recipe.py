@@ -32,7 +32,7 @@ CONTENT_LOSSES = (
 ADVERSARIAL_LOSSES = ("least_squares", "binary_cross_entropy")
 
 
-MOST = 10**6  # epochs or patches per volume; more is a slip
+MOST = 10**6  # epochs, steps by option or patches per volume; more is a slip
 
 
 def _require(condition: bool, message: str) -> None:
@@ -54,11 +54,19 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """name: a module of ``tf_mrsr.networks``; generator, discriminator: arguments of its two builders."""
+    """name: a module of ``tf_mrsr.networks``; generator, discriminator: arguments of its two builders, but for the
+    discriminator's patch_shape, which is that of the patches.
+    """
 
     name: str
     generator: dict[str, Any]
     discriminator: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(
+            "patch_shape" not in self.discriminator,
+            "network.discriminator.patch_shape is that of the patches; leave it out and set patches.shape",
+        )
 
 
 @dataclass(frozen=True)
@@ -278,6 +286,9 @@ class GeneratorTraining:
 
     def __post_init__(self) -> None:
         _require(len(self.content) > 0, "generator.content needs one loss or more")
+        names = [term.loss for term in self.content]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        _require(twice is None, f"generator.content has {twice} twice; give it once, with the sum of the weights")
         _weight("generator.weight_regularization", self.weight_regularization)
         _require(self.batch_norm_updates in (1, 2), "generator.batch_norm_updates must be 1 or 2")
 
@@ -392,6 +403,16 @@ class Recipe:
             "evaluation.degradation must have the same factor as the training's degradation",
         )
         _require(
+            self.testing_degradation().network_grid_map() == self.training_degradation().network_grid_map(),
+            "evaluation.degradation must leave voxels where the training's does, which the network learns: in training "
+            f"{self.training_degradation().alignment}, in evaluation {self.testing_degradation().alignment}",
+        )
+        _require(
+            self.patches.degrade == "patch" or not isinstance(self.training_degradation(), degradations.GaussianZoom),
+            "degradation.kind 'gaussian_zoom' needs patches.degrade 'patch': over a whole volume, it stretches more "
+            "than the network's factor can follow",
+        )
+        _require(
             all(p % f == 0 for p, f in zip(self.patches.shape, factors, strict=True)),
             f"patches.shape {self.patches.shape} must be divisible by the factors {factors}",
         )
@@ -402,14 +423,15 @@ class Recipe:
         self._check_augmentation()
         self._check_slices()
         self._check_contrasts()
-        known = [key.split(".") for key in _places(_plain(dataclasses.asdict(self)))]
         for departure in self.departures:
             for value in departure.values:
-                parts = value.split(".")
-                _require(
-                    any(key[: len(parts)] == parts for key in known),
-                    f"departure {departure.what!r}: the recipe has no {value!r}",
-                )
+                _require(self.has(value), f"departure {departure.what!r}: the recipe has no {value!r}")
+
+    def has(self, value: str) -> bool:
+        """Whether there is a value at a place as departures name it ("patches.step", "stages.0.epochs")."""
+        parts = value.split(".")
+        known = (key.split(".") for key in _places(_plain(dataclasses.asdict(self))))
+        return any(key[: len(parts)] == parts for key in known)
 
     @property
     def needs_vgg19(self) -> bool:
@@ -516,10 +538,12 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name_or_path: for instance "sanchez2018_srgan3d_x2_subpixel_nn" or "my/recipe.yaml".
-        overrides: "key.key=value" each, the value in YAML; list items by their number ("stages.0.epochs=3").
+        overrides: "key.key=value" each, the value in YAML; list items by their number ("stages.0.epochs=3"). What they
+            remove is left out of the departures' values.
 
     Raises:
-        RecipeError: if it cannot be found or read, or anything in it is unknown, missing or does not fit.
+        RecipeError: if it cannot be found or read, or anything in it, as written or after the overrides, is unknown,
+            missing or does not fit.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -533,12 +557,23 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     try:
-        for override in overrides:
-            _override(content, override)
-        loaded = from_mapping(content)
+        written = from_mapping(content)
+        return _changed(written, content, overrides) if overrides else written
     except RecipeError as error:
         raise RecipeError(f"{name_or_path}: {error}") from error
-    return dataclasses.replace(loaded, changes=(*loaded.changes, *overrides))
+
+
+def _changed(written: Recipe, content: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    """The recipe of ``content``, as ``written``, after overrides."""
+    for override in overrides:
+        _override(content, override)
+    departures = build(tuple[Departure, ...], content.pop("departures", ()), "departures")
+    changed = from_mapping(content)
+    kept = []
+    for departure in departures:
+        values = tuple(value for value in departure.values if changed.has(value) or not written.has(value))
+        kept.append(dataclasses.replace(departure, values=values))
+    return dataclasses.replace(changed, departures=tuple(kept), changes=(*changed.changes, *overrides))
 
 
 def from_mapping(content: Mapping[str, Any]) -> Recipe:
@@ -581,9 +616,12 @@ def _override(content: Any, override: str) -> None:
     if not separator:
         raise RecipeError(f"--set {override}: expected key=value")
     *parents, last = key.split(".")
-    place = content
+    place, kind = content, Recipe
     try:
         for part in parents:
+            kind = _part_of(kind, part)
+            if isinstance(place, dict) and place.get(part) is None and kind is not None:
+                place[part] = {}  # an optional section that the file leaves out
             place = place[int(part)] if isinstance(place, list) else place[part]
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
@@ -598,6 +636,15 @@ def _override(content: Any, override: str) -> None:
             place[last] = value
     except (IndexError, ValueError, TypeError) as error:
         raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
+
+
+def _part_of(kind: Any, part: str) -> Any:
+    """The annotation of a field of a dataclass, or of an item of a tuple; None where ``kind`` has no such part."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    if dataclasses.is_dataclass(kind):
+        return typing.get_type_hints(kind).get(part)
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
 
 
 def build(kind: Any, value: Any, where: str = "") -> Any:

@@ -122,6 +122,8 @@ def _train(arguments: argparse.Namespace) -> None:
         raise RecipeError(
             "--resume goes on with the run's own recipe, seed, precision and weights; leave those options out"
         )
+    if arguments.steps is not None and arguments.steps > recipe.MOST:
+        raise RecipeError(f"--steps must be 1 or more, up to {recipe.MOST}, got {arguments.steps}")
     # Whatever can be refused is refused before TensorFlow is loaded.
     chosen = (
         model_folder.read_recipe(arguments.run) if arguments.resume else recipe.load(arguments.recipe, arguments.set)
