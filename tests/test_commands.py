@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras
 import nibabel as nib
@@ -341,6 +342,86 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(folder, tmp_path, monkeypatc
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
     assert [row["step"] for row in read_csv(killed / "log.csv")] == ["10", "20", "30", "40"]
+
+
+@pytest.fixture
+def after_step(monkeypatch):
+    """Sets what is called with the trainer and the step's number after each update, in the middle of the loop."""
+
+    def install(act):
+        def step_function(trainer, number):
+            update = made(trainer, number)
+
+            def updated(low_res, high_res, step):
+                results = update(low_res, high_res, step)
+                act(trainer, int(step) + 1)
+                return results
+
+            return updated
+
+        made = loop.Trainer._step_function
+        monkeypatch.setattr(loop.Trainer, "_step_function", step_function)
+
+    return install
+
+
+@pytest.mark.parametrize("network", [0, 1], ids=["generator", "discriminator"])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_state_with_nan_is_not_kept(folder, tmp_path, after_step, capsys, network, stopped):
+    def spoil(trainer, step):
+        if step == 2:
+            weight = trainer._networks[network].weights[0]
+            weight.assign(np.full(weight.shape, np.nan))
+            if stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    after_step(spoil)
+    run = ["--data", str(folder / SCAN), "--validation", str(folder / "scans" / "sub-1.nii.gz")]
+    steps = ["--steps", "5", "--checkpoint-minutes", "60" if stopped else "0"]
+    assert train.main([*TINY_GAN, *run, "--run", str(tmp_path / "run"), *steps]) == 1
+    assert "the training diverged by step 2" in capsys.readouterr().err
+    kept = run_folder.latest_checkpoint(tmp_path / "run" / "state")
+    assert kept is None if stopped else kept.endswith("-1")
+
+
+def test_a_stopped_run_predicts_with_its_last_step(folder, tmp_path, after_step):
+    after_step(lambda trainer, step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        train.main([*TINY_QUICK, "--data", str(folder / SCAN), "--run", str(run), "--steps", "5"])
+    assert run_folder.latest_checkpoint(run / "state").endswith("-2")
+    assert run_folder.latest_checkpoint(run / "generator").endswith("-2")
+    assert predict.main([str(folder / SCAN), "-o", str(tmp_path / "x.nii.gz"), "--model", str(run)]) == 0
+
+
+def test_a_signal_between_two_steps_waits_for_the_next_checkpoint(folder, tmp_path, monkeypatch):
+    def advance(progress, note=""):
+        notes.append(note)
+        if len(notes) == 2:  # the first is of the scan that was read
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    notes = []
+    monkeypatch.setattr(loop.Progress, "advance", advance)
+    with pytest.raises(SystemExit):
+        train.main([*TINY_QUICK, "--data", str(folder / SCAN), "--run", str(tmp_path / "run"), "--steps", "5"])
+    assert run_folder.latest_checkpoint(tmp_path / "run" / "state").endswith("-2")
+
+
+def test_the_speed_of_training_is_without_validation(folder, tmp_path, monkeypatch):
+    def monotonic():
+        clock[0] += 0.001
+        return clock[0]
+
+    def measure(validation, resolver):
+        clock[0] += 1000
+        return {"psnr": 1.0, "ssim": 0.5}
+
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(loop.Validation, "measure", measure)
+    run = ["--data", str(folder / SCAN), "--validation", str(folder / "scans" / "sub-1.nii.gz")]
+    assert train.main([*TINY_QUICK, *run, "--run", str(tmp_path / "run"), "--steps", "4"]) == 0
+    assert float(read_csv(tmp_path / "run" / "log.csv")[0]["steps_per_second"]) > 1
 
 
 def test_a_loss_that_grows_and_grows_ends_the_training(folder, tmp_path, monkeypatch, capsys):

@@ -187,6 +187,14 @@ def test_only_contrasts_can_be_conditional():
         recipe.load("li2017_3dsrgan_r3", ["stages.0.discriminator.conditional=true"])
 
 
+def test_a_discriminator_that_gets_other_channels_is_refused(cohort, tmp_path, capsys):
+    command = ["train", "--recipe", "taloma2020_resgan", *SET, "--data", *files(cohort, 0), "--steps", "1"]
+    conditional = ["--set", "stages.0.discriminator.conditional=false"]
+    assert main([*command, *conditional, "--run", str(tmp_path / "run")]) == 1
+    assert "takes patches of (8, 8, 8, 2) voxels and channels, but would get (8, 8, 8, 1)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_stages_of_network_and_recipe_must_agree():
     with pytest.raises(RecipeError, match="the generator has 3 stages, but the recipe trains 2"):
         models.build_generator(recipe.load("taloma2020_resgan_acm", [*SMALL, "network.generator.stages=3"]))

@@ -233,6 +233,17 @@ def test_networks_and_degradations_of_slices_go_together():
         models.build_generator(recipe.load("li2017_3dsrcnn_r3", swapped))
 
 
+def test_a_discriminator_of_other_slices_is_refused(model1, tmp_path, capsys):
+    changes = [
+        "network.discriminator.in_channels=3",
+        "stages.1.generator.content=[{loss: mean_squared_error, weight: 1}]",
+    ]
+    command = ["train", "--recipe", "narcomey2018_srgan_model1", *SET, *(x for c in changes for x in ("--set", c))]
+    assert main([*command, "--data", str(model1 / "train.csv"), "--run", str(tmp_path / "run"), "--steps", "1"]) == 1
+    assert f"takes patches of {(*SIZE, 3)} voxels and channels, but would get {(*SIZE, 1)}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_rate_drops_after_half_of_the_updates():
     for steps, full in ((1, 1), (2, 1), (5, 3), (100, 50)):
         rate = make_optimizer(Optimizer(0.5, drop_halfway=0.1), steps)._learning_rate

@@ -20,7 +20,7 @@ from tf_mrsr.networks.structure import stage, stage_count, up_to_stage
 from tf_mrsr.networks.vgg19 import load_features
 from tf_mrsr.pipeline import PatchPairs
 from tf_mrsr.progress import Progress
-from tf_mrsr.recipe import Recipe
+from tf_mrsr.recipe import Recipe, Stage
 from tf_mrsr.training import batch_norm
 from tf_mrsr.training.logs import BoardLog, CsvLog
 from tf_mrsr.training.step import AdversarialStep, make_optimizer
@@ -66,7 +66,7 @@ class Trainer:
         strategy: the devices; None for TensorFlow's default, one device.
 
     Raises:
-        RecipeError: if network, batch and devices do not fit each other.
+        RecipeError: if networks, patches, batch and devices do not fit each other.
         ModelError: if the weights of VGG19 are needed and cannot be read.
     """
 
@@ -120,6 +120,7 @@ class Trainer:
             if spec.discriminator is not None:
                 former = next((d for d in self._discriminators if d is not None), None)
                 discriminator = self._new_discriminator() if staged or former is None else former
+                self._check_fits(discriminator, spec, part.network.output_shape[-1])
                 pair[1] = make_optimizer(spec.discriminator.optimizer, int(length), self._pairs.steps_per_epoch)
                 pair[1].build(discriminator.trainable_variables)
             self._discriminators.append(discriminator)
@@ -129,18 +130,33 @@ class Trainer:
             features = load_features(self._settings.vgg19, channels=self.generator.output_shape[-1])
             self._content["vgg19_features"] = partial(losses.feature_squared_error, features)
         discriminators = dict.fromkeys(d for d in self._discriminators if d is not None)
+        self._networks = [self.generator, *discriminators]
         self._state = tf.train.Checkpoint(
             step=self._step,
             best_psnr=self._best_psnr,
-            networks=[self.generator, *discriminators],
+            networks=self._networks,
             optimizers=[optimizer for pair in self._optimizers for optimizer in pair if optimizer is not None],
         )
 
     def _new_discriminator(self) -> keras.Model:
         network = self._recipe.network
-        patch_shape = self._pairs.patch_shape[: len(self.generator.input_shape) - 2]
-        arguments = {"patch_shape": patch_shape, **network.discriminator}
+        arguments = {"patch_shape": self._patch_shape, **network.discriminator}
         return networks.build(network.name, "discriminator", arguments, self._settings.precision)
+
+    @property
+    def _patch_shape(self) -> tuple[int, ...]:
+        """Voxels of a high-resolution patch along the axes that the networks see."""
+        return tuple(self._pairs.patch_shape[: len(self.generator.input_shape) - 2])
+
+    def _check_fits(self, discriminator: keras.Model, spec: Stage, out_channels: int) -> None:
+        conditional = spec.discriminator.conditional
+        given = (*self._patch_shape, out_channels + conditional)
+        if discriminator.input_shape[1:] != given:
+            raise RecipeError(
+                f"stage {spec.name}: the discriminator takes patches of {discriminator.input_shape[1:]} voxels and "
+                f"channels, but would get {given}, discriminator.conditional being {str(conditional).lower()}; change "
+                "that or network.discriminator"
+            )
 
     def open(self, folder: Path) -> int:
         """Takes a run folder (see ``tf_mrsr.run_folder``) and goes back to its newest checkpoint, if there is one.
@@ -192,6 +208,7 @@ class Trainer:
                         if self._pairs.error is None:
                             raise
                         raise self._pairs.error from error
+            stop.act()
         export_run(self._folder)
 
     def _begin_stage(self, number: int) -> None:
@@ -228,16 +245,19 @@ class Trainer:
                 note = f"{spec.name}, loss {loss:.4g}, {means['steps_per_second']:.2f} steps/s"
                 pending, mark = [], time.monotonic()
             if self._validation is not None and (step % per_epoch == 0 or step == end):
+                began = time.monotonic()
                 self._validate(number, step)
-            if step == end or time.monotonic() - saved >= 60 * self._settings.checkpoint_minutes:
+                mark += time.monotonic() - began
+            stopping = stop.received is not None  # read once: a signal that comes later waits for the next step
+            if stopping or step == end or time.monotonic() - saved >= 60 * self._settings.checkpoint_minutes:
+                self._check_weights(step)
                 if self._validation is None:
                     self._publish_generator(number)
                 run_folder.save_checkpoint(self._states, step)
                 saved = time.monotonic()
-            elif stop.received is not None:
-                run_folder.save_checkpoint(self._states, step)
             progress.advance(note)
-            stop.act()
+            if stopping:
+                stop.act()
 
     def _of_network(self, patches: tf.Tensor) -> tf.Tensor:
         """Patches (batch, x, y, z, 1) as the networks take them: the z slices are the channels of a 2-D one."""
@@ -297,7 +317,8 @@ class Trainer:
                 self._save_generator(number, step)
 
     def _check_weights(self, step: int) -> None:
-        if not all(np.all(np.isfinite(variable.numpy())) for variable in self.generator.weights):
+        weights = (variable for network in self._networks for variable in network.weights)
+        if not all(np.all(np.isfinite(variable.numpy())) for variable in weights):
             raise self._diverged(step)
 
     def _diverged(self, step: int) -> ModelError:
