@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from tf_mrsr.errors import ModelError
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.metrics import METRICS
 from tf_mrsr.report.tables import Results
@@ -129,8 +130,11 @@ def training_curve(run: Path, path: Path) -> Path | None:
 
     Returns:
         ``path``, or None where the folder has no log, as a SavedModel has none.
+
+    Raises:
+        ModelError: if a log is damaged.
     """
-    losses, validation = (_read_log(run / name) for name in ("log.csv", "validation.csv"))
+    losses, validation = _read_log(run / "log.csv", ["step"]), _read_log(run / "validation.csv", ["step", "psnr"])
     if not losses:
         return None
     figure = Figure(figsize=(6, 3), layout="constrained")
@@ -151,21 +155,36 @@ def training_curve(run: Path, path: Path) -> Path | None:
     return path
 
 
-def _read_log(path: Path) -> dict[str, list[float]]:
-    """Column -> values of a run's log; empty where there is none."""
+def _read_log(path: Path, needed: Sequence[str]) -> dict[str, list[float]]:
+    """Column -> values of a run's log; empty where there is none. It must have the columns ``needed``."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else ())}
+    columns: dict[str, list[float]] = {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            missing = [name for name in needed if name not in (reader.fieldnames or needed)]
+            if missing:
+                raise ValueError(f"no column {missing[0]!r}")
+            for row in reader:
+                if None in row:
+                    raise ValueError("more values than columns")
+                for name, value in row.items():
+                    columns.setdefault(name, []).append(float(value or "nan"))
+        except (ValueError, csv.Error) as error:
+            raise ModelError(
+                f"{path}: line {reader.line_num} is damaged ({error}); delete it, or put back a copy"
+            ) from error
+    return columns
 
 
 def distribution(results: Results, path: Path) -> None:
-    """Writes a PNG with one panel per metric: a box per method and a dot per scan."""
+    """Writes a PNG with one panel per metric: a box per method and a dot per scan, but for infinite values."""
     methods = results.methods()
     figure = Figure(figsize=(3 * len(METRICS), 3.2), layout="constrained")
     for axis, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
         values = [results.values(method, metric) for method in methods]
+        values = [numbers[np.isfinite(numbers)] for numbers in values]
         axis.boxplot(values, tick_labels=methods, showfliers=False)
         for place, points in enumerate(values, start=1):
             axis.plot([place] * len(points), points, "k.", alpha=0.5)

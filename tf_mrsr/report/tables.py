@@ -36,14 +36,15 @@ class Results:
         return np.array([row[column] for row in self.rows if row["method"] == method], np.float64)
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Method -> column -> statistic -> value."""
-        return {
-            method: {
-                column: {name: float(getattr(np, name)(self.values(method, column))) for name in STATISTICS}
-                for column in COLUMNS
+        """Method -> column -> statistic -> value; a column with an infinite value has no "std", but NaN."""
+        with np.errstate(invalid="ignore"):
+            return {
+                method: {
+                    column: {name: float(getattr(np, name)(self.values(method, column))) for name in STATISTICS}
+                    for column in COLUMNS
+                }
+                for method in self.methods()
             }
-            for method in self.methods()
-        }
 
     def to_csv(self) -> str:
         stream = io.StringIO()
@@ -72,7 +73,8 @@ class Results:
             cells = [method]
             for name, digits in (("psnr", 2), ("ssim", 4)):
                 value = columns[name]
-                cells.append(f"{value['mean']:.{digits}f} ({value['std']:.{digits}f})")
+                spread = "" if math.isnan(value["std"]) else f" ({value['std']:.{digits}f})"
+                cells.append(f"{value['mean']:.{digits}f}{spread}")
                 cells += [f"{value[s]:.{digits}f}" for s in ("min", "max", "median")]
             cells += [f"{columns[name]['mean']:.4g}" for name in ("mae", "mse")]
             cells.append(f"{columns['seconds']['mean']:.2f}")
