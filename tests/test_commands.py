@@ -565,6 +565,21 @@ REFUSED = {
         ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "empty"],
         "no mask named sub-0.nii",
     ),
+    "mask of no use": (
+        evaluate.main,
+        [*EVALUATED, "-o", "x", "--mask", "empty", "--protocol", "li2017"],
+        "protocol li2017 uses no mask; leave --mask out",
+    ),
+    "little memory for a case": (
+        evaluate.main,
+        [*EVALUATED, "-o", "x", "--memory", "20KB"],
+        "sub-0.nii.gz: the volume and its result alone take",
+    ),
+    "constant validation": (
+        train.main,
+        [*TINY_QUICK, "--data", SCAN, "--validation", "half.nii", "--run", "x"],
+        "half: the truth is constant inside the mask",
+    ),
     "no mask folder": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "x", "--mask", "none2"], "no such folder"),
     "protocol": (evaluate.main, ["--model", RUN, "--data", SCAN, "-o", "x", "--protocol", "y"], "unknown protocol"),
     "same number of other data": (
@@ -620,6 +635,11 @@ REFUSED = {
 }
 
 
+def half_of_seven():
+    """0 and, inside the mask that is found, the same everywhere."""
+    return np.full((24, 24, 24), [0] * 12 + [7] * 12, np.float32)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_line_and_nothing_left_behind(folder, tmp_path, monkeypatch, capsys, name):
     for link in ("scans", "run"):
@@ -631,6 +651,7 @@ def test_refused_in_one_line_and_nothing_left_behind(folder, tmp_path, monkeypat
     scans.save(tmp_path / "tiny.nii", np.arange(120, dtype=np.float32).reshape(4, 5, 6))
     scans.save(tmp_path / "small.nii", np.arange(12**3, dtype=np.float32).reshape(12, 12, 12))
     scans.save(tmp_path / "huge.nii", np.linspace(0, 3e38, 9**3, dtype=np.float32).reshape(9, 9, 9))
+    scans.save(tmp_path / "half.nii", half_of_seven())
     (tmp_path / "row.csv").write_text("path\nscans/sub-0.nii.gz\nnotes.txt\n")
     shutil.copytree(folder / "run", tmp_path / "damaged")
     data = next((tmp_path / "damaged" / "generator").glob("*.data*"))
@@ -659,6 +680,10 @@ def test_skip_bad_names_what_it_leaves_out(folder, tmp_path, capsys):
         "--data",
         str(folder / SCAN),
         str(broken),
+        "--validation",
+        str(folder / "scans" / "sub-1.nii.gz"),
+        str(shutil.copy(broken, tmp_path / "held_out.nii.gz")),
+        str(scans.save(tmp_path / "half.nii", half_of_seven())),
         "--run",
         str(tmp_path / "run"),
         "--steps",
@@ -666,8 +691,31 @@ def test_skip_bad_names_what_it_leaves_out(folder, tmp_path, capsys):
         "--skip-bad",
     ]
     assert train.main(argv) == 0
-    assert "warning: left out: " + str(broken) in capsys.readouterr().err
+    warned = capsys.readouterr().err
+    assert "warning: left out: " + str(broken) in warned
+    assert "warning: left out: " + str(tmp_path / "held_out.nii.gz") in warned
+    assert "warning: left out: half: the truth is constant" in warned
     assert (tmp_path / "run" / "saved_model").is_dir()
+    assert [row["step"] for row in read_csv(tmp_path / "run" / "validation.csv")] == ["1"]
+
+
+def test_evaluate_skips_what_is_bad(folder, tmp_path, capsys):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((folder / SCAN).read_bytes()[:-30])
+    base = ["--model", str(folder / "run"), "-o", str(tmp_path / "results"), "--data", str(broken)]
+    assert evaluate.main([*base, str(folder / SCAN)]) == 1
+    assert f"error: {broken}: damaged" in capsys.readouterr().err
+    assert evaluate.main([*base, str(folder / SCAN), "--skip-bad"]) == 0
+    assert f"warning: left out: {broken}: damaged" in capsys.readouterr().err
+    assert {row["case"] for row in read_csv(tmp_path / "results" / "table.csv")} == {"sub-0"}
+    assert evaluate.main([*base, "--skip-bad", "--overwrite"]) == 1
+    assert "none of the scans can be evaluated" in capsys.readouterr().err
+
+
+def test_an_empty_path_is_no_mask(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--model", "m", "--data", "d", "-o", "x", "--mask", ""])
+    assert "the path is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", list(__main__.COMMANDS))

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests import dicom_series, scans
-from tf_mrsr import baselines, recipe, run_folder
+from tf_mrsr import baselines, evaluate, recipe, run_folder
 from tf_mrsr.__main__ import main
 from tf_mrsr.cohort import Contrasts, Scan, find_pairs, find_scans, synthetic_name
 from tf_mrsr.degradation import OtherContrast
@@ -323,6 +323,15 @@ def test_evaluation_against_the_identity(acm, cohort, tmp_path):
         rows = json.loads((tmp_path / "results" / "table.json").read_text())["cases"]
         row = next(r for r in rows if scan.high_res.name.startswith(r["case"]) and r["method"] == "identity")
         assert row["mse"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_patches_stand_in_the_table_only_where_they_are_used():
+    words = []
+    for changes in ([], ["prediction={kind: whole}"]):
+        chosen = recipe.load("taloma2020_resgan", changes)
+        words.append(" ".join(evaluate._protocol_lines(chosen, "taloma2020", "auto", None)))
+    assert "patches of 32 voxels a side, stride 8, averaged" in words[0]
+    assert "patches of" not in words[1]
 
 
 def test_a_stride_is_refused_where_it_means_nothing(acm, cohort, tmp_path, capsys):

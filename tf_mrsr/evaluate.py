@@ -6,13 +6,13 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
-from tf_mrsr.errors import DataError, OutputError
+from tf_mrsr.errors import DataError, OutputError, VolumeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("-o", "--output", type=cli.path, required=True, help="folder for the results")
     arguments.add_argument(
-        "--mask", default="auto", help="auto (foreground, default), none, or a folder with a mask of each scan's name"
+        "--mask",
+        type=_mask,
+        default="auto",
+        help="auto (foreground, default), none, or a folder with a mask of each scan's name",
     )
     arguments.add_argument(
         "--protocol",
@@ -61,23 +64,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_stride_option(arguments)
     cli.add_tta_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
+    arguments.add_argument(
+        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+    )
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
     cli.add_device_option(arguments)
     return cli.run(_evaluate, arguments.parse_args(argv))
 
 
+def _mask(text: str) -> str:
+    if text not in ("auto", "none"):
+        cli.path(text)  # raises for an empty one
+    return text
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from tf_mrsr import cohort, metrics, model_folder
-    from tf_mrsr.evaluation import prepare_case
 
     source = model_folder.resolve(arguments.model)
-    scans = cohort.find_pairs(arguments.data, model_folder.read_recipe(source).contrasts)
+    recipe = model_folder.read_recipe(source)
+    scans = cohort.find_pairs(arguments.data, recipe.contrasts)
     names = _names(scans)
     if arguments.protocol is not None and arguments.protocol not in metrics.PROTOCOLS:
         raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
     if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
         raise DataError(f"{arguments.mask}: no such folder; --mask takes auto, none, or a folder of masks")
+    protocol = arguments.protocol or recipe.evaluation.protocol
+    if arguments.mask not in ("auto", "none") and not metrics.PROTOCOLS[protocol].masked:
+        raise DataError(f"--mask {arguments.mask}: protocol {protocol} uses no mask; leave --mask out")
     output = arguments.output.absolute()
     if output.exists() and not arguments.overwrite:
         raise OutputError(f"{output}: exists already; give another name or --overwrite")
@@ -91,14 +106,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     cli.check_writable(output.parent)
 
     cli.load_tensorflow(arguments.device)
-    from tf_mrsr.evaluation import evaluate_estimate
     from tf_mrsr.inference import models
     from tf_mrsr.progress import Progress
     from tf_mrsr.report import figures
     from tf_mrsr.report.tables import Results
 
     model = models.load(source)
-    protocol = arguments.protocol or model.recipe.evaluation.protocol
     results = Results(_protocol_lines(model.recipe, protocol, arguments.mask, arguments.stride))
     temporary = output.with_name(f".{output.name}.partial")
     try:
@@ -107,20 +120,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         model.warm_up()
         with Progress("evaluating", len(scans)) as progress:
             for scan, name in zip(scans, names, strict=True):
-                case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
-                case = replace(case, name=name)
-                shown, last = {}, model.recipe.evaluation.baselines[-1]
-                started = time.perf_counter()
-                for method, estimate in _estimates(case, model, protocol, arguments):
-                    seconds = time.perf_counter() - started
-                    row = {"case": case.name, "method": method}
-                    results.rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
-                    if method in ("nearest", last, "network", RESCALED):
-                        shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
-                    started = time.perf_counter()
-                figures.three_planes(case.truth, shown, temporary / "figures" / f"{case.name}.png")
-                figures.differences(case.truth, shown, temporary / "figures", case.name)
-                progress.advance(case.name)
+                try:
+                    truth, rows, shown = _measure(scan, name, model, protocol, arguments)
+                except (VolumeError, DataError) as error:
+                    if not arguments.skip_bad:
+                        raise
+                    cli.warn(f"left out: {error}")
+                else:
+                    results.rows += rows
+                    figures.three_planes(truth, shown, temporary / "figures" / f"{name}.png")
+                    figures.differences(truth, shown, temporary / "figures", name)
+                progress.advance(name)
+        if not results.rows:
+            raise DataError("none of the scans can be evaluated")
         figures.distribution(results, temporary / "distribution.png")
         for suffix, text in (("csv", results.to_csv()), ("json", results.to_json()), ("md", results.to_markdown())):
             (temporary / f"table.{suffix}").write_text(text, encoding="utf-8")
@@ -143,6 +155,33 @@ def _names(scans: Sequence[Scan]) -> list[str]:
     if twice is not None:
         raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
     return names
+
+
+def _measure(
+    scan: Scan, name: str, model: Model, protocol: str, arguments: argparse.Namespace
+) -> tuple[Volume, list[Mapping[str, object]], dict[str, np.ndarray]]:
+    """The truth, a row of the table for each method, and the estimates that are drawn.
+
+    Raises:
+        VolumeError, DataError: if the scan cannot be used.
+    """
+    from tf_mrsr.evaluation import evaluate_estimate, prepare_case
+
+    case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
+    case = replace(case, name=name)
+    rows, shown, last = [], {}, model.recipe.evaluation.baselines[-1]
+    started = time.perf_counter()
+    try:
+        for method, estimate in _estimates(case, model, protocol, arguments):
+            seconds = time.perf_counter() - started
+            row = {"case": name, "method": method}
+            rows.append({**row, **evaluate_estimate(case, estimate, protocol), "seconds": seconds})
+            if method in ("nearest", last, "network", RESCALED):
+                shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
+            started = time.perf_counter()
+    except VolumeError as error:
+        raise VolumeError(f"{scan.high_res}: {error}") from error
+    return case.truth, rows, shown
 
 
 def _estimates(
@@ -183,13 +222,15 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str, stride: int | None
             "baselines: B-splines of order 0 (nearest), 1 (linear), 3 (cubic), 4 (bspline4) with prefilter, each at "
             "the places that the alignment gives",
         ]
-    return [
-        *lines,
+    lines += [
         "baseline: identity, the source under the linear change of intensity that is best for this very scan, by "
         "squares where the protocol compares",
         f"{RESCALED}: the network's output with this truth's centre and width in place of the training targets'",
-        f"patches of {recipe.prediction.patch} voxels a side, stride {stride or recipe.prediction.stride}, averaged",
     ]
+    if recipe.prediction.kind == "patches":
+        spec = recipe.prediction
+        lines.append(f"patches of {spec.patch} voxels a side, stride {stride or spec.stride}, averaged")
+    return lines
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def _train(arguments: argparse.Namespace) -> None:
         }
     _set_steps(arguments, chosen, facts)
     vgg19 = _vgg19(arguments, chosen, facts)
+    on_bad_scan = (lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None
     with Progress("reading", len(scans)) as progress:
         pairs = PatchPairs(
             scans,
@@ -168,18 +169,21 @@ def _train(arguments: argparse.Namespace) -> None:
             seed=facts["seed"],
             cache_bytes=arguments.cache,
             nan=arguments.nan,
-            on_bad_scan=(lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None,
+            on_bad_scan=on_bad_scan,
             on_scan_read=progress.advance,
         )
     if arguments.resume and facts.get("start_from") and not run_folder.has_checkpoint(arguments.run):
         raise ModelError(f"{arguments.run}: was stopped before its first checkpoint; delete it and begin again")
+    validation = None
+    if held_out:
+        validation = Validation(
+            held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan, on_bad_scan=on_bad_scan
+        )
+        held_out = validation.scans
     data = {"data": run_folder.fingerprint(pairs.scans), "validation_data": run_folder.fingerprint(held_out)}
     if arguments.resume:
         _check_same_data(arguments.run, data, facts)
     facts |= data | {"target_window": pairs.target_window, "scans": len(pairs.scans), SPACING_KEY: pairs.spacing_range}
-    validation = None
-    if held_out:
-        validation = Validation(held_out, chosen, memory_bytes=arguments.memory, nan=arguments.nan)
     settings = Settings(
         seed=facts["seed"],
         steps=facts["steps"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tf_mrsr.cohort import Scan
-from tf_mrsr.evaluation import evaluate_estimate, in_scale_of_truth, prepare_case
+from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.evaluation import baseline_estimates, evaluate_estimate, in_scale_of_truth, prepare_case
 from tf_mrsr.inference.models import Model
 from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.recipe import Recipe
@@ -21,26 +22,54 @@ class Validation:
         recipe: says how they are degraded and compared.
         memory_bytes: see ``SuperResolver``.
         nan: see ``tf_mrsr.volume.read_volume``.
+        on_bad_scan: called with the error of a scan that cannot be used, which is then left out; None raises instead.
+
+    Attributes:
+        scans: those that are used.
 
     Raises:
-        VolumeError, DataError: if a scan cannot be used.
+        VolumeError, DataError: if a scan cannot be used or measured and ``on_bad_scan`` is None, or none can.
     """
 
-    def __init__(self, scans: Sequence[Scan], recipe: Recipe, *, memory_bytes: int, nan: str = "refuse") -> None:
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        recipe: Recipe,
+        *,
+        memory_bytes: int,
+        nan: str = "refuse",
+        on_bad_scan: Callable[[Exception], None] | None = None,
+    ) -> None:
         self._recipe = recipe
         self._memory_bytes = memory_bytes
         # Choosing an epoch takes no overlap between patches, which would make it many times slower.
         self._stride = recipe.prediction.patch
-        self._scans = list(scans)
         self._nan = nan
-        for scan in self._scans:
-            prepare_case(scan, recipe, mask_source="auto", nan=nan)
+        self.scans: list[Scan] = []
+        for scan in scans:
+            try:
+                self._try_out(scan)
+            except (VolumeError, DataError) as error:
+                if on_bad_scan is None:
+                    raise
+                on_bad_scan(error)
+            else:
+                self.scans.append(scan)
+        if not self.scans:
+            raise DataError("none of the scans can be used for validation")
+
+    def _try_out(self, scan: Scan) -> None:
+        """Measures the first baseline, so that what cannot be measured is found before the training."""
+        spec = self._recipe.evaluation
+        case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
+        for _, estimate in baseline_estimates(case, spec.baselines[:1], spec.protocol):
+            evaluate_estimate(case, estimate, spec.protocol)
 
     def measure(self, resolver: SuperResolver) -> dict[str, float]:
         """Mean of each metric over the scans."""
         model = Model(self._recipe, resolver)
         rows = []
-        for scan in self._scans:
+        for scan in self.scans:
             case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
             estimate = model.super_resolve(case.low_res, self._memory_bytes, self._stride).data
             if model.target_window is not None:
