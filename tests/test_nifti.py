@@ -93,6 +93,32 @@ def test_a_qform_that_says_something_else_is_not_claimed_for_the_sform(tmp_path)
     assert read_volume(tmp_path / "scan.nii").header == HeaderFacts(4, 0)
 
 
+@pytest.mark.parametrize("change", [{"quatern_b": 3.0}, {"pixdim": [2, 1, 1, 1, 0, 0, 0, 0]}])
+def test_a_qform_that_cannot_be_read_leaves_the_sform(tmp_path, change):
+    image = nib.Nifti1Image(DATA, None)
+    image.set_sform(scans.OBLIQUE, 4)
+    image.set_qform(scans.OBLIQUE, 1)
+    nib.save(image, tmp_path / "good.nii")
+    path = tmp_path / "scan.nii"
+    path.write_bytes(_header(**change)((tmp_path / "good.nii").read_bytes()))
+    volume = read_volume(path)
+    assert volume.header == HeaderFacts(4, 0)
+    np.testing.assert_allclose(volume.affine, scans.OBLIQUE, atol=1e-5)
+
+
+@pytest.mark.parametrize("sform_code", [0, 2])
+def test_a_qfac_of_zero_stands_for_one(tmp_path, sform_code):
+    image = nib.Nifti1Image(DATA, None)
+    image.set_sform(np.diag([2.0, 3, 4, 1]), sform_code)
+    image.set_qform(np.diag([2.0, 3, 4, 1]), 1)
+    nib.save(image, tmp_path / "good.nii")
+    path = tmp_path / "scan.nii"
+    path.write_bytes(_header(pixdim=[0, 2, 3, 4, 0, 0, 0, 0])((tmp_path / "good.nii").read_bytes()))
+    volume = read_volume(path)
+    assert volume.header == HeaderFacts(sform_code or 1, 1)
+    np.testing.assert_allclose(volume.affine, np.diag([2.0, 3, 4, 1]))
+
+
 def test_sheared_affine_is_written_without_a_qform(tmp_path):
     sheared = np.eye(4)
     sheared[0, 1] = 0.2

@@ -90,6 +90,8 @@ def _load(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
         try:
             head = stream.read(_LONGEST_HEADER)
             header = _header(path, head)
+            if header["pixdim"][0] == 0:  # the standard's qfac, for which 0 stands for 1
+                header["pixdim"][0] = 1
             count, offset = _check_header(path, header)
             end = offset + count * header.get_data_dtype().itemsize
             content = head + _read_exactly(path, stream, end - len(head))
@@ -195,9 +197,16 @@ def _header_facts(path: Path, header: nib.Nifti1Header) -> HeaderFacts:
             raise VolumeError(f"{path}: unknown {name} {code}; expected 0 to 5, repair the header")
     if sform_code <= 0:
         return HeaderFacts(max(qform_code, 0), max(qform_code, 0))
-    # The written file states one affine; a qform that said another must not lend it its code.
-    agree = qform_code > 0 and np.allclose(header.get_qform(), header.get_sform(), atol=1e-3)
-    return HeaderFacts(sform_code, qform_code if agree else 0)
+    return HeaderFacts(sform_code, qform_code if qform_code > 0 and _qform_agrees(header) else 0)
+
+
+def _qform_agrees(header: nib.Nifti1Header) -> bool:
+    """Whether qform and sform say the same: the written file states one affine, which no other one's code may name."""
+    try:
+        qform = header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):  # no rotation, or a handedness other than 1 and -1
+        return False
+    return np.allclose(qform, header.get_sform(), atol=1e-3)
 
 
 def _finite(path: Path, data: np.ndarray, nan: str) -> np.ndarray:
