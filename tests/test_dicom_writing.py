@@ -1,9 +1,11 @@
 """Derived series: what they hold, what they do not, and that other readers see the same voxels at the same places."""
 
+import os
 import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import nibabel as nib
@@ -207,6 +209,23 @@ def test_where_a_series_may_be_written(source, tmp_path):
         write_volume(replace(volume, source=None), tmp_path / "out", derivation=DERIVATION)
     assert len(list(source.iterdir())) == 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "source"]
+
+
+def test_an_older_series_stays_where_it_cannot_be_replaced(source, tmp_path, monkeypatch):
+    volume, folder = read_volume(source), tmp_path / "out"
+    write_volume(volume, folder, derivation=DERIVATION)
+    before, replace_ = read_slices(folder)[0].SeriesInstanceUID, os.replace
+
+    def fail(old, new):
+        if Path(old).name.startswith(".tf_mrsr-"):
+            raise OSError("disk")
+        replace_(old, new)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_volume(volume, folder, overwrite=True, derivation=DERIVATION)
+    assert read_slices(folder)[0].SeriesInstanceUID == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
-from tf_mrsr import __version__
+from tf_mrsr import __version__, storage
 from tf_mrsr.errors import GeometryError, OutputError, VolumeError
 from tf_mrsr.geometry import has_shear
 from tf_mrsr.volume import HeaderFacts, Volume
@@ -40,6 +40,8 @@ def read(path: Path, *, nan: str = "refuse") -> Volume:
     except GeometryError as error:
         raise VolumeError(f"{path}: {error}") from error
     except OSError as error:
+        if storage.is_broken_link(path):
+            raise VolumeError(f"{path}: {storage.BROKEN_LINK}") from error
         raise VolumeError(f"{path}: cannot be read ({error.strerror or error})") from error
     return volume
 
@@ -61,7 +63,7 @@ def write(volume: Volume, path: Path) -> None:
         handle, temporary = tempfile.mkstemp(prefix=".tf_mrsr-", suffix=suffix, dir=path.parent)
         os.close(handle)
         nib.save(image, temporary)
-        _give_default_permissions(temporary)
+        storage.give_default_permissions(Path(temporary))
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
@@ -70,13 +72,6 @@ def write(volume: Volume, path: Path) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.remove(temporary)
-
-
-def _give_default_permissions(path: str) -> None:
-    """Mkstemp makes files only their owner may read; results get what any other program's files would."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
 
 
 def _load(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:

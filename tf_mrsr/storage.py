@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,34 @@ def files_below(folder: Path) -> list[Path]:
 
 def is_broken_link(path: Path) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Renames the folder ``new`` to ``folder``; what was there stays there if that fails or is interrupted.
+
+    Raises:
+        OSError: if it cannot be renamed.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    replaces = folder.exists()
+    if replaces:
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        if replaces:
+            os.replace(folder, old)
+        os.replace(new, folder)
+    except BaseException:
+        if replaces and not folder.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def give_default_permissions(path: Path) -> None:
+    """Temporary files and folders are made for their owner alone; results get what any other program's would."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import os
 import re
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from tf_mrsr import __version__
+from tf_mrsr import __version__, storage
 from tf_mrsr.dicom import attributes, files
 from tf_mrsr.dicom.reading import DicomSource
 from tf_mrsr.dicom.series import ORIENTATION_TOLERANCE
@@ -89,10 +88,8 @@ def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".tf_mrsr-", dir=folder.parent))
         with files.quiet():
             _write_slices(volume, temporary, derivation)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        _publish(temporary, folder)
+        storage.give_default_permissions(temporary)
+        storage.put_in_place(temporary, folder)
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror or error}); check the folder and the disk"
@@ -100,17 +97,6 @@ def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_slices(volume: Volume, folder: Path, derivation: Derivation) -> None:

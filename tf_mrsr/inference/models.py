@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import __version__, card_page, model_folder, networks, run_folder
+from tf_mrsr import __version__, card_page, model_folder, networks, run_folder, storage
 from tf_mrsr import card as cards
 from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
@@ -313,27 +312,11 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
         shutil.rmtree(temporary, ignore_errors=True)
         tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
         _describe(model, temporary, pictures or {})
-        _put_in_place(temporary, folder)
+        storage.put_in_place(temporary, folder)
     except (OSError, tf.errors.OpError) as error:
         raise OutputError(f"{folder}: cannot be written; check the folder and the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Renames a folder to ``folder``; what was there stays there if that fails."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    replaces = folder.exists()
-    if replaces:
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except BaseException:
-        if replaces:
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _describe(model: Model, folder: Path, pictures: Mapping[str, Path]) -> None:
