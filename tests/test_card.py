@@ -61,11 +61,17 @@ def test_hashes_are_sha256(folder):
     assert cards.read(folder).files["variables/variables.index"] == expected
 
 
+def _unfetched(folder):
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").symlink_to(folder / "annex")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda f: (f / "saved_model.pb").write_bytes(b"grapj"), "saved_model.pb is damaged or was changed"),
         (lambda f: (f / "variables" / "variables.index").unlink(), "variables.index is missing"),
+        (_unfetched, "saved_model.pb is a link to a file that is not there"),
         (lambda f: (f / "saved_model.pbtxt").write_text("x"), "saved_model.pbtxt is not listed in card.json"),
         (lambda f: (f / "card.json").unlink(), "card.json cannot be read"),
         (lambda f: (f / "card.json").write_text("{"), "card.json is damaged"),
@@ -82,6 +88,8 @@ def test_tampering_is_found(folder, change, words):
 
 def test_hidden_files_do_not_count(folder):
     (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "a").symlink_to(folder / "nowhere")
     cards.read(folder)
 
 

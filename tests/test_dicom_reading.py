@@ -147,6 +147,7 @@ def test_a_folder_may_hold_anything_else(tmp_path):
     (made.save(tmp_path / "disc", [directory]) / "IM000").rename(tmp_path / "DICOMDIR")
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / ".hidden.dcm").write_text("nothing")
+    made.save(tmp_path / ".series.old", made.slices(data + 1))
     check(read_volume(tmp_path), data)
     assert find_scans([tmp_path / "export" / "b"]) == [tmp_path / "export" / "b"]
 
@@ -191,6 +192,24 @@ def test_folders_of_scans_and_folders_of_series(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no NIfTI file .* and no DICOM"):
         find_scans([tmp_path / "empty"])
+
+
+def test_hidden_folders_and_links_among_scans(tmp_path):
+    """As DataLad leaves them: what was not fetched is a scan that cannot be read."""
+    made.save(tmp_path / "p1", made.slices())
+    made.save(tmp_path / ".git" / "annex", made.slices())
+    made.save(tmp_path / ".series.old", made.slices())
+    assert find_scans([tmp_path]) == [tmp_path]
+    (tmp_path / "p2").mkdir()
+    (tmp_path / "p2" / "IM1.dcm").symlink_to(tmp_path / ".git" / "annex" / "lost")
+    made.save(tmp_path / "p3", made.slices())
+    assert find_scans([tmp_path]) == [tmp_path / name for name in ("p1", "p2", "p3")]
+    with pytest.raises(VolumeError, match=r"p2: IM1\.dcm is a link to a file that is not there"):
+        read_volume(tmp_path / "p2")
+    (tmp_path / "unfetched").mkdir()
+    (tmp_path / "unfetched" / "IM1").symlink_to(tmp_path / "lost")
+    with pytest.raises(DataError, match=r"IM1: a link to a file that is not there"):
+        find_scans([tmp_path / "unfetched"])
 
 
 def test_training_and_evaluation_read_series(tmp_path):

@@ -233,6 +233,12 @@ def empty_file(folder):
     (folder / "lost.dcm").write_bytes(b"")
 
 
+@fault("a link to nothing, as DataLad has it", "IM999 is a link to a file that is not there; fetch the file")
+def unfetched(folder):
+    made.save(folder, made.slices())
+    (folder / "IM999").symlink_to(folder / "annex")
+
+
 @fault("truncated RLE", "truncated pixel data")
 def truncated_rle(folder):
     _recoded(folder, RLELossless, lambda stream: stream[: len(stream) // 2 * 2 - 40])

@@ -55,6 +55,54 @@ def test_broken_links_are_listed_and_pipes_are_not(tmp_path):
     assert not storage.is_broken_link(_file(tmp_path / "file"))
 
 
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Renaming to a folder called "model" is interrupted, once."""
+    rename, left = os.replace, [KeyboardInterrupt()]
+
+    def replace(source, target):
+        if Path(target).name == "model" and left:
+            raise left.pop()
+        rename(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", replace)
+
+
+@pytest.mark.parametrize("there", ["nothing", "old"])
+def test_a_folder_is_put_in_place(tmp_path, there):
+    folder = tmp_path / "model"
+    if there == "old":
+        _file(folder / "old")
+    _file(tmp_path / ".model.old" / "killed")
+    _file(tmp_path / "new" / "file")
+    storage.put_in_place(tmp_path / "new", folder)
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_what_was_there_stays_if_its_replacement_is_interrupted(tmp_path):
+    folder, new = tmp_path / "model", tmp_path / "new"
+    _file(folder / "old")
+    _file(new / "file")
+    with pytest.raises(KeyboardInterrupt):
+        storage.put_in_place(new, folder)
+    assert storage.files_below(tmp_path) == [folder / "old", new / "file"]
+    storage.put_in_place(new, folder)
+    assert storage.files_below(tmp_path) == [folder / "file"]
+
+
+def test_default_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        for path in (_file(tmp_path / "file"), tmp_path):
+            path.chmod(0o700)
+            storage.give_default_permissions(path)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "file", tmp_path)] == [0o640, 0o750]
+
+
 def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
     closed = tmp_path / "closed"
     closed.mkdir()

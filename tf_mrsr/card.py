@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from tf_mrsr import __version__
+from tf_mrsr import __version__, storage
 from tf_mrsr.errors import DataError, ModelError, RecipeError
 from tf_mrsr.geometry import THICK_RATIO, slices_last
 from tf_mrsr.recipe import Recipe, build
@@ -169,6 +169,7 @@ def read(folder: Path) -> Card:
 
     Raises:
         ModelError: if there is no card, it is damaged, or a file is missing, changed or not listed.
+        DataError: if a folder in it cannot be read.
     """
     try:
         content = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
@@ -183,6 +184,8 @@ def read(folder: Path) -> Card:
         if names:
             raise ModelError(f"{folder}: the file {min(names)} {fault}; fetch or export the model again")
     for name, expected in card.files.items():
+        if storage.is_broken_link(folder / name):
+            raise ModelError(f"{folder}: the file {name} is {storage.BROKEN_LINK}")
         if sha256(folder / name) != expected:
             raise ModelError(
                 f"{folder}: the file {name} is damaged or was changed (its sha256 is not that of {CARD_FILE}); "
@@ -201,9 +204,8 @@ def sha256(path: Path) -> str:
 
 def _files(folder: Path) -> list[str]:
     """Paths of all files but the card, relative, sorted; hidden files (.DS_Store, .gitattributes) do not count."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-    return sorted(path.as_posix() for path in visible if path.as_posix() != CARD_FILE)
+    names = (path.relative_to(folder).as_posix() for path in storage.files_below(folder))
+    return sorted(name for name in names if name != CARD_FILE)
 
 
 def read_facts(path: Path) -> Facts:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tf_mrsr import storage
 from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.geometry import GridMap, check_affine, voxel_spacing_mm
 
@@ -97,6 +98,8 @@ def read_volume(path: str | Path, *, nan: str = "refuse", series_uid: str | None
         VolumeError: where the scan cannot be used; the message names the file or folder, the fault and the remedy.
     """
     path = Path(path)
+    if storage.is_broken_link(path):
+        raise VolumeError(f"{path}: {storage.BROKEN_LINK}")
     if not path.exists():
         raise VolumeError(f"{path}: no such file or folder")
     if is_nifti(path) and path.is_file():

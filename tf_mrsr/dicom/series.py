@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tf_mrsr import storage
 from tf_mrsr.dicom import files
 from tf_mrsr.dicom.frames import CLASSIC, ENHANCED, TAGS, Frame, description, frames_of, modality, uid
-from tf_mrsr.errors import VolumeError
+from tf_mrsr.errors import DataError, VolumeError
 
 # Direction cosines that differ by more belong to slices that are not parallel; about 0.06 degrees.
 ORIENTATION_TOLERANCE = 1e-3
+DICOM_SUFFIXES = (".dcm", ".ima")
 _SHOWN = 8
 
 
@@ -65,7 +67,8 @@ def find_series(path: Path) -> list[Series]:
     """All image series in a folder and below it, or in one file, by UID.
 
     Raises:
-        VolumeError: if there are none, or a file that may belong to one is damaged.
+        VolumeError: if there are none, a file that may belong to one is damaged or a link to nothing, or a folder
+            cannot be read.
     """
     headers: dict[str, tuple[str, str]] = {}
     frames: dict[str, list[Frame]] = {}
@@ -103,13 +106,19 @@ def scans_below(folder: Path) -> list[Path]:
 
     A folder that holds DICOM files, or whose sub-folders hold files of one study, is one scan: sub-folders are how
     its series were exported. Otherwise its sub-folders are looked at in the same way. One file per folder is opened.
+    Links called .dcm or .ima count even where their files are not there, which is said when the series is read.
+
+    Raises:
+        DataError: if the folder, or one below it, cannot be read, or holds no DICOM but links to nothing.
     """
-    studies = {}
+    studies, paths = {}, storage.files_below(folder)
     with files.quiet():
-        for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
-            first = next((f for f in sorted(place.iterdir()) if _is_open_file(f) and _holds_data(f)), None)
-            if first is not None:
-                studies[place] = _study(first)
+        for path in paths:
+            if path.parent not in studies and _holds_data(path):
+                studies[path.parent] = _study(path)
+    broken = next(filter(storage.is_broken_link, paths), None)
+    if not studies and broken is not None:
+        raise DataError(f"{broken}: {storage.BROKEN_LINK}")
     return _split(folder, studies)
 
 
@@ -134,19 +143,22 @@ def _split(folder: Path, studies: dict[Path, str]) -> list[Path]:
 def _candidates(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(p for p in path.rglob("*") if _is_open_file(p))
-
-
-def _is_open_file(path: Path) -> bool:
-    return not path.name.startswith(".") and path.is_file()
+    try:
+        return storage.files_below(path)
+    except DataError as error:
+        raise VolumeError(str(error)) from error
 
 
 def _holds_data(path: Path) -> bool:
+    if storage.is_broken_link(path):
+        return path.suffix.lower() in DICOM_SUFFIXES
     return path.name.upper() != "DICOMDIR" and files.is_dicom(path)
 
 
 def _read(path: Path) -> files.File | None:
     """The header of an image; None for another kind of file."""
+    if storage.is_broken_link(path):
+        raise VolumeError(f"{path.name} is {storage.BROKEN_LINK}")
     if not files.is_dicom(path):
         if path.suffix.lower() == ".dcm":
             raise VolumeError(f"{path.name} is no DICOM file in spite of its name; fetch it again, or remove it")

@@ -24,7 +24,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 from tf_mrsr import __version__, storage
 from tf_mrsr.dicom import attributes, files
 from tf_mrsr.dicom.reading import DicomSource
-from tf_mrsr.dicom.series import ORIENTATION_TOLERANCE
+from tf_mrsr.dicom.series import DICOM_SUFFIXES, ORIENTATION_TOLERANCE
 from tf_mrsr.errors import OutputError
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import Derivation, Volume
@@ -56,7 +56,7 @@ class Scale(NamedTuple):
 
 def check_folder(path: Path, *, overwrite: bool) -> None:
     """Raises an OutputError if a series may not be written as this folder: only what this writer made is replaced."""
-    if path.suffix.lower() in (".dcm", ".ima"):
+    if path.suffix.lower() in DICOM_SUFFIXES:
         raise OutputError(f"{path}: a derived series is a folder of files; give a folder's name")
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; a derived series is a folder, give another name")
