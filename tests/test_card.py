@@ -11,7 +11,7 @@ from tf_mrsr import card as cards
 from tf_mrsr import card_page, model_folder, recipe
 from tf_mrsr import models as models_command
 from tf_mrsr.card import Card, Facts, Measured, SpacingRange, mismatches
-from tf_mrsr.errors import DataError, ModelError, graph_reason
+from tf_mrsr.errors import DataError, ModelError, OutputError, graph_reason
 from tf_mrsr.volume import Volume
 
 ISOTROPIC = Card(
@@ -303,6 +303,20 @@ def test_a_name_resolves_and_a_path_wins(weights, tmp_path):
     assert model_folder.resolve(Path("sanchez_x2")) == weights / "sanchez_x2"
     (tmp_path / "sanchez_x2").mkdir()
     assert model_folder.resolve(Path("sanchez_x2")) == Path("sanchez_x2")
+    with pytest.raises(ModelError, match=r"neither a run .* hides the shipped model of its name, rename it"):
+        model_folder.read_recipe(Path("sanchez_x2"))
+
+
+@pytest.mark.parametrize("name", ["r [1]", "r*/x2", "what?", "back\\slash"])
+def test_paths_that_are_patterns_to_tensorflow(tmp_path, name):
+    folder = tmp_path / name
+    with pytest.raises(OutputError, match="which TensorFlow takes for a pattern; rename the folder"):
+        model_folder.check_new_run(folder)
+    folder.parent.mkdir(exist_ok=True)
+    scans.untrained_run(folder)
+    for read in (model_folder.read_recipe, model_folder.read_run, model_folder.read_card):
+        with pytest.raises(ModelError, match="which TensorFlow takes for a pattern; rename the folder"):
+            read(folder)
 
 
 def test_an_unknown_name_gets_the_nearest(weights):

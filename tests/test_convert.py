@@ -38,6 +38,8 @@ REFUSED = {
         ["checkpoint", "-o", "empty", *OF_VOLUMES, "--overwrite"],
         "is not a model that this command wrote",
     ),
+    "a file's name": (["checkpoint", "-o", "out.keras", *OF_VOLUMES], ".keras is the ending of a file"),
+    "a pattern": (["checkpoint", "-o", "out [1]", *OF_VOLUMES], "out [1]: the path has [ in it"),
     "no folder": (["checkpoint", "-o", "gone/out", *OF_VOLUMES], "does not exist; make it first"),
     "other build": (
         ["checkpoint", "-o", "out", *OF_VOLUMES, "--set", "network.generator.filters=3"],

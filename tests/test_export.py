@@ -416,6 +416,8 @@ def test_versions_and_serving_files(folder, tmp_path):
     ("output", "words"),
     [
         ("models/x2/1", "versions are numbered here"),
+        ("models/x2.onnx", r"\.onnx is the ending of a file"),
+        ("models [1]/x2", r"the path has \[ in it"),
         ("run", "is itself a run"),
         ("a b", "letters, digits"),
         ("sub-0_T1w.nii.gz", "is a file"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, model_folder
 from tf_mrsr.errors import ModelError, OutputError, RecipeError
 from tf_mrsr.model_folder import KERAS_SUFFIX, WEIGHTS_SUFFIX
 
@@ -117,6 +117,8 @@ def _check_window(arguments: argparse.Namespace, chosen: Recipe, weights_only: b
 
 
 def _check_output(output: Path, weights_only: bool, overwrite: bool) -> None:
+    if not weights_only:
+        model_folder.check_new_folder(output)
     if output.exists():
         if not overwrite:
             raise OutputError(f"{output}: exists already; give another name or --overwrite")

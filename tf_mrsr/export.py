@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tf_mrsr import cli
 from tf_mrsr.errors import DataError, OutputError
-from tf_mrsr.model_folder import KERAS_SUFFIX, ONNX_SUFFIX, WEIGHTS_SUFFIX
+from tf_mrsr.model_folder import FORMATS
 
 if TYPE_CHECKING:
     from tf_mrsr.card import Card
@@ -33,7 +33,6 @@ examples:
   tf-mrsr export --model runs/x2 -o models/x2 --serving-config && docker compose -f models/compose.yaml up -d
   tf-mrsr export --model runs/x2 -o x2.keras --format keras
 """
-FORMATS = {"keras": KERAS_SUFFIX, "weights": WEIGHTS_SUFFIX, "onnx": ONNX_SUFFIX}
 ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -204,13 +203,11 @@ def _next_version(output: Path) -> Path:
     from tf_mrsr import model_folder
     from tf_mrsr.serving import config
 
+    model_folder.check_new_folder(output)
     output = output.absolute()
     if output.name.isdigit():
         raise OutputError(f"{output}: versions are numbered here; give the folder above, the model's")
     config.check_name(output.name)
-    chosen = next((name for name, suffix in FORMATS.items() if output.name.endswith(suffix)), None)
-    if chosen is not None:
-        raise OutputError(f"{output}: a file's name, but a folder is to be written; give its name or --format {chosen}")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give the name of a folder")
     if any((output / name).exists() for name in (model_folder.SAVED_MODEL_FILE, model_folder.RUN_FILE)):

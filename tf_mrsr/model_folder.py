@@ -26,6 +26,9 @@ SAVED_MODEL_FILE = "saved_model.pb"
 KERAS_SUFFIX = ".keras"
 WEIGHTS_SUFFIX = ".weights.h5"
 ONNX_SUFFIX = ".onnx"
+FORMATS = {"keras": KERAS_SUFFIX, "weights": WEIGHTS_SUFFIX, "onnx": ONNX_SUFFIX}
+# TensorFlow takes these for patterns in paths that it reads from, also when it cleans up a run's older checkpoints.
+PATTERN_CHARACTERS = "*?[\\"
 
 
 def weights_directory() -> Path:
@@ -73,8 +76,29 @@ def is_saved_model(folder: Path) -> bool:
     return (folder / SAVED_MODEL_FILE).exists()
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raises OutputError if a SavedModel's folder would get a file's name, or one that cannot be read from."""
+    chosen = next((name for name, suffix in FORMATS.items() if folder.name.endswith(suffix)), None)
+    if chosen is not None:
+        raise OutputError(
+            f"{folder}: {FORMATS[chosen]} is the ending of a file, but a folder is to be written; leave it out, or "
+            f"write the network alone with tf-mrsr export --format {chosen}"
+        )
+    _check_path(folder, OutputError)
+
+
+def _check_path(folder: Path, kind: type[ModelError | OutputError]) -> None:
+    found = [character for character in PATTERN_CHARACTERS if character in folder.as_posix()]
+    if found:
+        raise kind(
+            f"{folder}: the path has {' and '.join(found)} in it, which TensorFlow takes for a pattern; rename the "
+            "folder, or work in it with relative paths if it is one above"
+        )
+
+
 def check_new_run(folder: Path) -> None:
-    """Raises OutputError if a new run's folder holds something already."""
+    """Raises OutputError if a new run's folder holds something already, or has a path that cannot be read from."""
+    _check_path(folder, OutputError)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: exists and is not an empty folder; use --resume to go on, or another --run")
 
@@ -89,10 +113,11 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of a run folder or a SavedModel folder.
 
     Raises:
-        ModelError: if it is neither.
+        ModelError: if it is neither, or has a path that TensorFlow cannot read from.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; expected a run folder or a SavedModel folder")
+    _check_path(folder, ModelError)
     if is_saved_model(folder):
         file = folder / EXTRA_FOLDER / RECIPE_FILE
         if not file.exists():
@@ -101,8 +126,16 @@ def read_recipe(folder: Path) -> Recipe:
             )
         return recipe.load(file)
     if not (folder / RUN_FILE).exists():
-        raise ModelError(f"{folder}: neither a run folder ({RUN_FILE}) nor a SavedModel ({SAVED_MODEL_FILE})")
+        raise ModelError(
+            f"{folder}: neither a run folder ({RUN_FILE}) nor a SavedModel ({SAVED_MODEL_FILE}){_hidden(folder)}"
+        )
     return recipe.load(folder / RECIPE_FILE)
+
+
+def _hidden(folder: Path) -> str:
+    if len(folder.parts) > 1 or folder.name not in shipped():
+        return ""
+    return "; this folder hides the shipped model of its name, rename it or work in another folder"
 
 
 def read_card(folder: Path) -> Card:
@@ -131,8 +164,9 @@ def read_run(folder: Path) -> tuple[Recipe, dict]:
     """The recipe and facts of a run folder.
 
     Raises:
-        ModelError: if it is not a run folder.
+        ModelError: if it is not a run folder, or has a path that TensorFlow cannot read from.
     """
+    _check_path(folder, ModelError)
     try:
         facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -228,7 +228,7 @@ def test_what_is_not_written(of_slices, tmp_path, capsys, monkeypatch):
         (folder, "x.h5", "weights", "expected a name that ends in .weights.h5"),
         (folder, "there.keras", "keras", "exists already"),
         (folder, "gone/x.keras", "keras", "does not exist; make it first"),
-        (folder, "x.keras", "saved_model", "give its name or --format keras"),
+        (folder, "x.keras", "saved_model", "write the network alone with tf-mrsr export --format keras"),
         (
             folder,
             "x.onnx",
