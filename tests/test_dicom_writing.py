@@ -77,6 +77,8 @@ def test_what_a_derived_slice_states(source, tmp_path):
         assert first[keyword] == old[0][keyword]
     assert "recipe some_recipe" in first.DerivationDescription
     assert "2 x 2 x 2 times" in first.DerivationDescription
+    assert [item.CodeMeaning for item in first.DerivationCodeSequence] == ["Spatial resampling"]
+    assert first.SeriesNumber == old[0].SeriesNumber + 1000
     referenced = {item.ReferencedSOPInstanceUID for item in first.SourceImageSequence}
     assert referenced == {d.SOPInstanceUID for d in old}
     assert [item.Manufacturer for item in first.ContributingEquipmentSequence] == ["Scanners", "tf_mrsr"]
@@ -105,6 +107,15 @@ def test_synthesis_claims_no_measurement(source, tmp_path):
     assert (first.ScanningSequence, first.SequenceVariant) == ("RM", "NONE")
     assert first.ImageType == ["DERIVED", "SECONDARY", "OTHER"]
     assert "synthesised by a network, on the same grid." in first.DerivationDescription
+    assert "DerivationCodeSequence" not in first  # nothing was resampled
+
+
+def test_series_numbers_stay_within_integer_strings(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.SeriesNumber = str(2**31 - 5)
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    assert read_slices(tmp_path / "out")[0].SeriesNumber == 2**31 - 1
 
 
 def test_enhanced_becomes_classic(tmp_path):
@@ -140,6 +151,8 @@ def test_ct_keeps_its_units(tmp_path):
         (0, 1, 2**-15, False),  # too narrow for whole numbers: 2^15 is the largest power that fits
         (0, 254, 2**-8, False),
         (-0.2, 1000, 1, False),  # rounds to 0
+        (0, 0, 1, False),  # nothing to enlarge
+        (5, 5, 1, False),
     ],
 )
 def test_one_scale_for_the_series(source, low, high, slope, signed):

@@ -34,6 +34,7 @@ FILE_NAME = "tf_mrsr_{:05d}.dcm"
 _OUR_FILE = re.compile(r"tf_mrsr_\d{5}\.dcm")
 # Derived series of one source are told apart by UID; the number only sorts them after the scanner's own.
 _SERIES_NUMBER_OFFSET = 1000
+_LARGEST_INTEGER = 2**31 - 1  # of an integer string
 _MIN_LEVELS = 255
 _OWN_TAGS = tuple(
     tag_for_keyword(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "PixelData")
@@ -159,7 +160,7 @@ def choose_scale(data: np.ndarray, source: DicomSource) -> Scale:
 
     while not fits(slope):
         slope *= 2
-    if (high - low) / slope < _MIN_LEVELS:
+    if low < high and (high - low) / slope < _MIN_LEVELS:
         while fits(slope / 2):
             slope /= 2
     return Scale(slope, intercept, signed=round((low - intercept) / slope) < 0)
@@ -173,7 +174,7 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.update(_ct_acquisition(header) if source.is_ct else _mr_acquisition(header, derivation))
     result.SOPClassUID = CTImageStorage if source.is_ct else MRImageStorage
     result.SeriesInstanceUID = _new_uid()
-    result.SeriesNumber = str(_whole(header, "SeriesNumber") + _SERIES_NUMBER_OFFSET)
+    result.SeriesNumber = str(min(_whole(header, "SeriesNumber") + _SERIES_NUMBER_OFFSET, _LARGEST_INTEGER))
     result.SeriesDescription = f"{PROGRAM} {derivation.recipe}"[:64]
     _fill_required(result)
     now = datetime.datetime.now()
@@ -199,7 +200,8 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.Manufacturer = result.ManufacturerModelName = PROGRAM
     result.SoftwareVersions = __version__
     result.DerivationDescription = _description(volume, scale, derivation)
-    result.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
+    if set(_factors(volume)) != {"1"}:
+        result.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
     result.SourceImageSequence = [_reference(*instance) for instance in source.instances]
     result.ContributingEquipmentSequence = [_scanner(header), _program(derivation)]
     return result
@@ -295,9 +297,14 @@ def _window(volume: Volume, scale: Scale) -> tuple[str, str]:
     return center, width
 
 
-def _description(volume: Volume, scale: Scale, derivation: Derivation) -> str:
+def _factors(volume: Volume) -> list[str]:
+    """How many times as fine the voxels are as the source's, along columns, rows and slices; all "1" on its grid."""
     spacings = zip(volume.source.spacing_mm, voxel_spacing_mm(volume.affine), strict=True)
-    factors = [f"{old / new:.3g}" for old, new in spacings]
+    return [f"{old / new:.3g}" for old, new in spacings]
+
+
+def _description(volume: Volume, scale: Scale, derivation: Derivation) -> str:
+    factors = _factors(volume)
     finer = f"voxels {' x '.join(factors)} times as fine (column, row, slice)"
     text = (
         f"{PROGRAM} {__version__}, recipe {derivation.recipe}: "
