@@ -123,6 +123,7 @@ changed("no position", "instance 5 states no position (ImagePositionPatient)", w
 changed("no orientation", "states no orientation (ImageOrientationPatient)", without("ImageOrientationPatient"))
 changed("no spacing", "states no spacing (PixelSpacing)", without("PixelSpacing"))
 changed("spacing of zero", "expected two positive numbers", each(PixelSpacing=["0", "0"]))
+changed("spacing next to nothing", "so voxels have no volume; repair what", each(PixelSpacing=["1e-200", "1e-200"]))
 changed("useless slope", "rescale slope or intercept cannot be used", each(RescaleSlope="0"))
 changed("one place only", "all slices lie at one place", lambda d: d[:1])
 changed("several series", "holds 2 series; choose one with --series-uid", another)

@@ -15,6 +15,7 @@ import numpy as np
 from tf_mrsr.errors import GeometryError
 
 Triple = tuple[float, float, float]
+_REPAIR = "repair what the header says of places and spacing (NIfTI: sform or qform)"
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def check_affine(affine: np.ndarray) -> np.ndarray:
     if affine.shape != (4, 4):
         raise GeometryError(f"an affine must be 4 x 4, got shape {affine.shape}")
     if not np.all(np.isfinite(affine)):
-        raise GeometryError("the affine holds NaN or infinite numbers; repair the header's sform or qform")
+        raise GeometryError(f"the affine holds NaN or infinite numbers; {_REPAIR}")
     if not np.allclose(affine[3], (0, 0, 0, 1)):
         raise GeometryError(f"the last row of an affine must be 0 0 0 1, got {affine[3]}")
     spacing = voxel_spacing_mm(affine)
     if min(spacing) <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * np.prod(spacing):
-        raise GeometryError("the affine is singular, so voxels have no volume; repair the header's sform or qform")
+        raise GeometryError(f"the affine is singular, so voxels have no volume; {_REPAIR}")
     return affine
 
 

@@ -15,7 +15,7 @@ from tf_mrsr.dicom import attributes, files, pixels
 from tf_mrsr.dicom.frames import CT, Frame
 from tf_mrsr.dicom.series import Series, choose, find_series
 from tf_mrsr.dicom.stack import Stack, arrange, check_kind
-from tf_mrsr.errors import VolumeError, VolumeWarning
+from tf_mrsr.errors import GeometryError, VolumeError, VolumeWarning
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import HeaderFacts, Volume
 
@@ -56,7 +56,7 @@ def read(path: Path, *, series_uid: str | None = None) -> Volume:
         try:
             with files.quiet():
                 volume, repeated = _read(chosen)
-        except VolumeError as error:
+        except (GeometryError, VolumeError) as error:
             raise VolumeError(f"series {chosen.uid}: {error}" if len(series) > 1 else str(error)) from error
     except VolumeError as error:
         raise VolumeError(f"{path}: {error}") from error
