@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from tf_mrsr.cohort import check_size
 from tf_mrsr.errors import ServerError, VolumeError, graph_reason
 from tf_mrsr.geometry import check_affine
 from tf_mrsr.serving import messages
@@ -79,10 +78,10 @@ class RemoteModel:
             stride: for models that average patches, voxels from one patch to the next; None for the recipe's.
 
         Raises:
-            VolumeError: if the scan is too small or too large, or the server refuses it.
+            VolumeError: if the scan is too large for a message, the server refuses it, as one too small for the model,
+                or the server's memory or the time does not suffice for it.
             ServerError: if there is no answer, or none that can be used.
         """
-        check_size(volume)
         if volume.data.nbytes > _MOST_BYTES - 2**20:
             raise VolumeError("the volume is larger than the 2 GB that one message holds; predict it with --model")
         inputs = {"affine": volume.affine, "memory_bytes": np.int64(memory_bytes)}
@@ -132,14 +131,17 @@ class RemoteModel:
 
     def _error(self, error: grpc.RpcError) -> Exception:
         code, details = error.code(), graph_reason(error.details() or "")
-        if code == grpc.StatusCode.INVALID_ARGUMENT:
-            return VolumeError(f"{self._address} refuses it: {details}")
+        of_scan = {
+            grpc.StatusCode.INVALID_ARGUMENT: f" refuses it: {details}",
+            grpc.StatusCode.DEADLINE_EXCEEDED: f": no answer within {self._timeout:g} s; raise --timeout",
+            grpc.StatusCode.RESOURCE_EXHAUSTED: f": the server's memory or message size does not suffice ({details}); "
+            "lower --memory, or raise the server's limits",
+        }.get(code)
+        if of_scan is not None:
+            return VolumeError(f"{self._address}{of_scan}")
         what = {
             grpc.StatusCode.UNAVAILABLE: "nobody answers; is the server started, and is this its gRPC port (8500)?",
             grpc.StatusCode.NOT_FOUND: "the server has no such model; its names stand in models.config",
-            grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self._timeout:g} s; raise --timeout",
-            grpc.StatusCode.RESOURCE_EXHAUSTED: f"the server's memory or message size does not suffice ({details}); "
-            "lower --memory, or raise the server's limits",
             grpc.StatusCode.UNIMPLEMENTED: "no TensorFlow Serving answers at this port; give its gRPC port (8500)",
         }.get(code, f"the server fails with {code.name} ({details})")
         return ServerError(f"{self._address}: {what}")
