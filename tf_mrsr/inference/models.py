@@ -71,7 +71,8 @@ class Model(NamedTuple):
         needed = 8 * volume.data.size * (1 + math.prod(self.recipe.training_degradation().factors))
         if memory_bytes < needed:
             raise VolumeError(
-                f"the volume and its result alone take {needed / 2**20:.0f} MB; raise --memory to several times that"
+                f"the volume and its result alone take {math.ceil(needed / 2**20)} MB; raise --memory to several times "
+                "that"
             )
         try:
             result = self.resolver(
