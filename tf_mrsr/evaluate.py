@@ -193,7 +193,7 @@ def _estimates(
     yield from baseline_estimates(case, model.recipe.evaluation.baselines, protocol)
 
     def once(volume: Volume) -> Volume:
-        return model.super_resolve(volume, arguments.memory, arguments.stride)
+        return cli.interruptible(lambda: model.super_resolve(volume, arguments.memory, arguments.stride))
 
     estimate = once(case.low_res).data
     yield "network", estimate

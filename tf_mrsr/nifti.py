@@ -40,8 +40,6 @@ def read(path: Path, *, nan: str = "refuse") -> Volume:
     except GeometryError as error:
         raise VolumeError(f"{path}: {error}") from error
     except OSError as error:
-        if storage.is_broken_link(path):
-            raise VolumeError(f"{path}: {storage.BROKEN_LINK}") from error
         raise VolumeError(f"{path}: cannot be read ({error.strerror or error})") from error
     return volume
 
