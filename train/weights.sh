@@ -70,6 +70,18 @@ thin_slices() {  # NAME RECIPE STEPS [OPTION ...]; three people train, the fourt
     ship $1 "$runs/$1.results"
 }
 
+# Each of the four people tests what the other three trained; the network that sub-12 tested is shipped.
+leave_one_out() {  # NAME RECIPE STEPS
+    local everyone=(sub-12 sub-01 sub-03 sub-04) name person
+    for person in "${everyone[@]}"; do
+        [ $person = sub-12 ] && name=$1 || name=$1_without_$person
+        train $name $2 "$(flair $(printf '%s\n' "${everyone[@]}" | grep -v $person))" \
+            --precision mixed_bfloat16 --steps $3
+        evaluate $name "$(flair $person)"
+    done
+    ship $1 "$runs/$1.results" "$runs/$1"_without_*.results
+}
+
 figure() {  # RESULTS: the first scan in three planes
     find "$1/figures" -name '*.png' ! -name '*_differences_*' | sort | head -n 1
 }
@@ -88,7 +100,8 @@ for name in "$@"; do
             ;;
         sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2000 800 ;;
         li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_quick 1100 --set degradation.factor=2 ;;
-        li2017_3dsrcnn_r3 | li2017_3dsrgan_r3) thin_slices $name ${name}_quick 1100 ;;
+        li2017_3dsrcnn_r3) leave_one_out $name ${name}_quick 1100 ;;
+        li2017_3dsrgan_r3) thin_slices $name ${name}_quick 1100 ;;
         li2017_3dsrcnn_r4) thin_slices $name li2017_3dsrcnn_r3_quick 700 --set degradation.factor=4 ;;
         taloma2020_t1w_to_t2w) two_folds $name taloma2020_resgan_pretrained "T1w T2w" 450 200 ;;
         *)
