@@ -141,14 +141,13 @@ def _train(arguments: argparse.Namespace) -> None:
     cli.load_tensorflow(arguments.device)
     from tf_mrsr import networks, run_folder
     from tf_mrsr.card import SPACING_KEY
-    from tf_mrsr.inference.models import build_generator
     from tf_mrsr.pipeline import PatchPairs
     from tf_mrsr.progress import Progress
     from tf_mrsr.training.loop import Settings, Trainer
     from tf_mrsr.training.validation import Validation
 
-    build_generator(chosen)  # raises what does not fit before any scan is read
-    networks.check(chosen.network.name, "discriminator", chosen.network.discriminator)
+    for part in ("generator", "discriminator"):  # before any scan is read
+        networks.check(chosen.network.name, part, getattr(chosen.network, part))
     if arguments.resume:
         _, facts = model_folder.read_run(arguments.run)
     else:
