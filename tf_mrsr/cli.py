@@ -35,7 +35,8 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Does the work; returns the exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C.
+    """Does the work; returns the exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C,
+    141 when the reader of the output has gone, as shells report it.
 
     SIGTERM, which batch systems send, ends the work like an error, so that nothing half done is left.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, limits
 from tf_mrsr.errors import DataError, OutputError, ServerError, VolumeError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ A model from one contrast to another takes of a folder the scans whose names end
 goes to a folder for its target: sub-01_desc-synthetic_T2w.nii.gz of sub-01_T1w.nii.gz.
 A DICOM series becomes a derived DICOM series, a folder of its own, unless a NIfTI name is given.
 """
-_TIMEOUT = 600  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--timeout",
         type=cli.positive,
         metavar="SECONDS",
-        help=f"for --server, of each scan (default {_TIMEOUT})",
+        help=f"for --server, of each scan (default {limits.SERVER_TIMEOUT})",
     )
     arguments.add_argument(
         "--strict", action="store_true", help="refuse scans that the model's card does not cover, instead of a warning"
@@ -172,7 +171,9 @@ def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
     if arguments.server is not None:
         from tf_mrsr.serving import client
 
-        return client.RemoteModel(client.parse_address(arguments.server), timeout=arguments.timeout or _TIMEOUT)
+        return client.RemoteModel(
+            client.parse_address(arguments.server), timeout=arguments.timeout or limits.SERVER_TIMEOUT
+        )
     from tf_mrsr import model_folder
 
     folder = model_folder.resolve(arguments.model)

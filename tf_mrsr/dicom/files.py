@@ -33,7 +33,7 @@ DAMAGED = (
     IndexError,
     InvalidDicomError,
     KeyError,
-    NotImplementedError,  # of an element whose value representation it does not know, once the value is asked for
+    NotImplementedError,  # pydicom raises it when it converts a value of a value representation that does not exist
     OverflowError,
     RecursionError,
     TypeError,

@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError, Message
 
 from tf_mrsr.errors import ServerError, VolumeError, graph_reason
 from tf_mrsr.geometry import check_affine
+from tf_mrsr.limits import SERVER_TIMEOUT
 from tf_mrsr.serving import messages
 from tf_mrsr.volume import Volume
 
-DEFAULT_TIMEOUT = 600.0
 # Waits between tries where nobody answers, as while a server starts; seconds.
 RETRY_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _MOST_BYTES = 2**31 - 1  # of one message, by protobuf
@@ -56,7 +56,7 @@ class RemoteModel:
         timeout: seconds within which each answer must be there, retries included.
     """
 
-    def __init__(self, address: Address, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, address: Address, *, timeout: float = SERVER_TIMEOUT) -> None:
         self._address, self._timeout = address, timeout
         self._channel = grpc.insecure_channel(address.target, options=_CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
