@@ -1,6 +1,8 @@
 # make demo, make test and make bench set up what they need in VENV, once. BENCH_OPTIONS=--quick for a short bench.
+# WORKERS: processes that the tests run in.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -10,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m tf_mrsr.demo --output demo_output --overwrite
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ setup(
         "bench": ["torch>=2.6,<3", "monai>=1.5,<2"],
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
             "ruff>=0.12,<1",
             "nilearn>=0.11,<1",
