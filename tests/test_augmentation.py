@@ -102,12 +102,18 @@ def test_degradations_vary_from_patch_to_patch_and_are_drawn_again_alike(tmp_pat
     np.testing.assert_array_equal(PatchPairs([Scan(path)], chosen, seed=3).batch(0)[0], low_res)
 
 
-@pytest.mark.parametrize("kind", ["block_average", "gaussian_zoom"])
-def test_a_residual_needs_voxels_that_lie_on_each_other(kind):
+@pytest.mark.parametrize(
+    ("name", "kind", "place"),
+    [
+        ("sanchez2018_srgan3d_x2_robust_pretrained", "block_average", "on high-resolution voxel r j"),
+        ("sanchez2018_srgan3d_x2_robust_pretrained", "gaussian_zoom", "on high-resolution voxel r j"),
+        ("li2017_3dsrcnn_r3_pretrained", "gaussian_decimation", "in the middle of its voxels"),
+    ],
+)
+def test_a_residual_needs_voxels_that_lie_where_it_takes_them_from(name, kind, place):
     """The interpolation inside the network would be shifted by a part of a voxel."""
-    overrides = [f"degradation={{kind: {kind}, factor: 2}}", "augmentation=null"]
-    chosen = recipe.load("sanchez2018_srgan3d_x2_robust_pretrained", overrides)
-    with pytest.raises(RecipeError, match="needs low-resolution voxel j on high-resolution voxel r j"):
+    chosen = recipe.load(name, [f"degradation={{kind: {kind}, factor: 2}}", "augmentation=null"])
+    with pytest.raises(RecipeError, match=f"needs low-resolution voxel j {place}"):
         models.build_generator(chosen)
 
 

@@ -84,6 +84,27 @@ def test_cubic_upsampling_is_separable_and_keeps_lines():
     np.testing.assert_allclose(fine[inner], (2 * x - y + 3 * z)[inner], atol=1e-5)
 
 
+def test_centred_cubic_upsampling_by_hand():
+    """Twice as many: output voxels lie a quarter before and behind the input voxel's place."""
+    row = np.array([0, 1, 4, 9, 16, 25], np.float32).reshape(1, 1, 1, 6, 1)
+    fine = CubicUpsampling3D((1, 1, 2), centred=True)(row).numpy().ravel()
+    np.testing.assert_allclose(fine[4:8], [1.75**2, 2.25**2, 2.75**2, 3.25**2])  # exact for parabolas
+    # Keys' weights at distances 7/4, 3/4, 1/4, 5/4 are -3, 29, 111, -9 in 128ths; the mirrored row begins 1, 0, 0, 1.
+    assert fine[0] == pytest.approx((-3 * 1 + 29 * 0 + 111 * 0 - 9 * 1) / 128)
+    assert fine[11] == pytest.approx((-3 * 16 + 29 * 25 + 111 * 25 - 9 * 16) / 128)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_centred_cubic_upsampling_turns_with_the_volume(factor):
+    """What is in the middle stays there when the slices come in the other order; a single slice is repeated."""
+    volume = np.random.default_rng(0).normal(size=(1, 3, 2, 7, 2)).astype(np.float32)
+    enlarge = CubicUpsampling3D((1, 1, factor), centred=True)
+    np.testing.assert_allclose(enlarge(volume[:, :, :, ::-1])[:, :, :, ::-1], enlarge(volume), atol=1e-6)
+    np.testing.assert_allclose(enlarge(volume[:, :, :, :1]), np.repeat(volume[:, :, :, :1], factor, 3), atol=1e-6)
+    if factor % 2:
+        np.testing.assert_array_equal(enlarge(volume)[:, :, :, factor // 2 :: factor], volume)
+
+
 def test_initializer_spreads_and_refuses():
     kernel = SubpixelNNInitializer((2, 2, 2), stddev=0.02, seed=3)((6, 6, 6, 16, 16)).numpy()
     assert kernel.std() == pytest.approx(0.02, rel=0.05)

@@ -77,18 +77,23 @@ class TakeChannel(keras.layers.Layer):
 class CubicUpsampling3D(keras.layers.Layer):
     """Cubic convolution (Keys 1981, a = -1/2) without weights: (batch, x, y, z, c) -> (batch, fx x, fy y, fz z, c).
 
-    Input voxel j lies on output voxel f j, as decimation leaves it, and is kept there; beyond the border the volume is
-    mirrored.
+    Beyond the border the volume is mirrored.
 
     Args:
         factors: enlargement along (x, y, z).
+        centred: where input voxel j lies: False, on output voxel f j, as decimation leaves it, and it is kept there;
+            True, at f j + (f - 1) / 2, the middle of its f output voxels, as averaging leaves it.
     """
 
-    TAPS = (-1, 0, 1, 2)  # around the input voxel at or before an output voxel
-
-    def __init__(self, factors: Sequence[int], **kwargs) -> None:
+    def __init__(self, factors: Sequence[int], centred: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         self.factors = tuple(int(f) for f in factors)
+        self.centred = centred
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The input voxels that output voxel o may see, counted from floor(o / f)."""
+        return (-2, -1, 0, 1, 2) if self.centred else (-1, 0, 1, 2)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         result = inputs
@@ -96,34 +101,38 @@ class CubicUpsampling3D(keras.layers.Layer):
             result = self._along(result, axis, factor)
         return result
 
-    @classmethod
-    def _along(cls, image: tf.Tensor, axis: int, factor: int) -> tf.Tensor:
+    def _along(self, image: tf.Tensor, axis: int, factor: int) -> tf.Tensor:
         if factor == 1:
             return image
         shape = tf.shape(image)
-        padded = tf.pad(image, [[1, 2] if i == axis else [0, 0] for i in range(5)], "SYMMETRIC")
-        taps = [tf.gather(padded, tf.range(shape[axis]) + tap + 1, axis=axis) for tap in cls.TAPS]
-        phases = [
-            tf.add_n([tap * weight for tap, weight in zip(taps, cls._weights(phase / factor), strict=True)])
-            for phase in range(factor)
-        ]
+        before, after = -self.taps[0], self.taps[-1]
+        padded = self._mirrored(image, axis, before, after)
+        taps = [tf.gather(padded, tf.range(shape[axis]) + tap + before, axis=axis) for tap in self.taps]
+        phases = []
+        for phase in range(factor):
+            place = (phase + 0.5) / factor - 0.5 if self.centred else phase / factor
+            weights = [self._weight(abs(place - tap)) for tap in self.taps]
+            phases.append(tf.add_n([tap * weight for tap, weight in zip(taps, weights, strict=True) if weight]))
         enlarged = tf.tensor_scatter_nd_update(shape, [[axis]], [shape[axis] * factor])
         return tf.reshape(tf.stack(phases, axis=axis + 1), enlarged)
 
-    @classmethod
-    def _weights(cls, fraction: float) -> list[float]:
-        distances = [abs(fraction - tap) for tap in cls.TAPS]
-        return [
-            1.5 * d**3 - 2.5 * d**2 + 1 if d <= 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
-            for d in distances
-        ]
+    @staticmethod
+    def _mirrored(image: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
+        size = tf.shape(image)[axis]
+        # Folded twice, so that a single slice, too, has two neighbours.
+        places = tf.range(-before, size + after) % (2 * size)
+        return tf.gather(image, tf.minimum(places, 2 * size - 1 - places), axis=axis)
+
+    @staticmethod
+    def _weight(d: float) -> float:
+        return 1.5 * d**3 - 2.5 * d**2 + 1 if d <= 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         batch, *space, channels = input_shape
         return (batch, *(None if n is None else n * f for n, f in zip(space, self.factors, strict=True)), channels)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "factors": self.factors}
+        return {**super().get_config(), "factors": self.factors, "centred": self.centred}
 
 
 @keras.saving.register_keras_serializable(package="tf_mrsr")

@@ -64,22 +64,23 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
 lower_rate="--set stages.0.generator.optimizer.learning_rate=3.0e-4"
 all="T1w T2w FLAIR"
 
+# Each of the four people tests what the other three trained, then one of the networks learns from all of them.
+leave_one_out() {  # NAME RECIPE STEPS FINAL_STEPS
+    local everyone=(sub-12 sub-01 sub-03 sub-04) name=$1 person
+    for person in "${everyone[@]}"; do
+        train ${name}_without_$person $2 "$(flair $(printf '%s\n' "${everyone[@]}" | grep -v $person))" \
+            --precision mixed_bfloat16 --steps $3
+        evaluate ${name}_without_$person "$(flair $person)"
+    done
+    train $name $2 "$(flair "${everyone[@]}")" --precision mixed_bfloat16 --steps $4 \
+        --start-from "$runs/${name}_without_sub-12" --set stages.0.generator.optimizer.learning_rate=1.0e-4
+    ship $name "$runs/${name}"_without_*.results
+}
+
 thin_slices() {  # NAME RECIPE STEPS [OPTION ...]; three people train, the fourth tests
     train $1 $2 "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps $3 "${@:4}"
     evaluate $1 "$(flair sub-12)"
     ship $1 "$runs/$1.results"
-}
-
-# Each of the four people tests what the other three trained; the network that sub-12 tested is shipped.
-leave_one_out() {  # NAME RECIPE STEPS
-    local everyone=(sub-12 sub-01 sub-03 sub-04) name person
-    for person in "${everyone[@]}"; do
-        [ $person = sub-12 ] && name=$1 || name=$1_without_$person
-        train $name $2 "$(flair $(printf '%s\n' "${everyone[@]}" | grep -v $person))" \
-            --precision mixed_bfloat16 --steps $3
-        evaluate $name "$(flair $person)"
-    done
-    ship $1 "$runs/$1.results" "$runs/$1"_without_*.results
 }
 
 figure() {  # RESULTS: the first scan in three planes
@@ -99,10 +100,12 @@ for name in "$@"; do
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
         sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2000 800 ;;
-        li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_quick 1100 --set degradation.factor=2 ;;
-        li2017_3dsrcnn_r3) leave_one_out $name ${name}_quick 1100 ;;
-        li2017_3dsrgan_r3) thin_slices $name ${name}_quick 1100 ;;
-        li2017_3dsrcnn_r4) thin_slices $name li2017_3dsrcnn_r3_quick 700 --set degradation.factor=4 ;;
+        li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=2 ;;
+        li2017_3dsrcnn_r3) leave_one_out $name ${name}_pretrained 2000 500 ;;
+        li2017_3dsrgan_r3)
+            thin_slices $name ${name}_pretrained 400 --start-from "$runs/li2017_3dsrcnn_r3_without_sub-12"
+            ;;
+        li2017_3dsrcnn_r4) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=4 ;;
         taloma2020_t1w_to_t2w) two_folds $name taloma2020_resgan_pretrained "T1w T2w" 450 200 ;;
         *)
             echo "unknown model $name" >&2

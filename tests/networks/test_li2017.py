@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.networks import check, impulse
+from tf_mrsr.layers import CubicUpsampling3D
 from tf_mrsr.networks import li2017
 from tf_mrsr.networks.structure import reach, split
 
@@ -92,6 +93,19 @@ def test_trunk_is_all_that_is_at_low_resolution():
     volume = check.patch(model, (5, 4, 3))
     expected = model(volume, training=False).numpy()
     np.testing.assert_allclose(tail(trunk(volume, training=False), training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["3dsrcnn", "2dsrcnn"])
+def test_a_residual_generator_adds_to_the_interpolated_scan(architecture):
+    model = li2017.generator(3, architecture, filters=3, residual=True, batch_norm=False)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    scan = np.random.default_rng(0).normal(size=(1, 5, 4, 6, 1)).astype(np.float32)
+    last = model.get_layer("conv_last")
+    last.set_weights([np.zeros(last.kernel.shape), np.full(1, 0.25)])
+    interpolated = CubicUpsampling3D((1, 1, 3), centred=True)(scan).numpy()
+    np.testing.assert_allclose(model(scan, training=False), interpolated + 0.25, atol=1e-6)
+    trunk, tail = split(model)
+    np.testing.assert_allclose(tail(trunk(scan)), interpolated + 0.25, atol=1e-6)
 
 
 def test_2dsrcnn_on_a_volume_is_the_2d_network_slice_by_slice():

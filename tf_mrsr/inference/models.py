@@ -18,6 +18,7 @@ from tf_mrsr import card as cards
 from tf_mrsr.card import Card
 from tf_mrsr.cohort import MIN_VOXELS, check_size
 from tf_mrsr.conversion import keras_files
+from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import ModelError, OutputError, RecipeError, VolumeError, graph_reason
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import warm_up
@@ -126,17 +127,27 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     scale = (*reach(generator).scale, generator.output_shape[-1]) if of_slices else reach(generator).scale
     if scale != factors:
         raise RecipeError(f"the generator enlarges by {scale}, but the degradation's factors are {factors}")
-    interpolates = any(isinstance(layer, CubicUpsampling3D) for layer in generator.layers)
-    if interpolates and degradation.network_grid_map() != GridMap.decimation(factors).inverse():
-        raise RecipeError(
-            "the generator's argument 'residual' needs low-resolution voxel j on high-resolution voxel r j, as "
-            f"degradation.kind 'gaussian_decimation' leaves it; here {degradation.alignment}"
-        )
+    for layer in generator.layers:
+        if isinstance(layer, CubicUpsampling3D):
+            _check_interpolation(layer, degradation)
     if stage_count(generator) not in (1, len(recipe_.stages)):
         raise RecipeError(
             f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
         )
     return generator
+
+
+def _check_interpolation(layer: CubicUpsampling3D, degradation: Degradation) -> None:
+    """Raises RecipeError where the layer puts voxels elsewhere than the degradation takes them from."""
+    if layer.centred:
+        grid_map, place, kind = GridMap.block_average(layer.factors), "in the middle of its voxels", "block_average"
+    else:
+        grid_map, place, kind = GridMap.decimation(layer.factors), "on high-resolution voxel r j", "gaussian_decimation"
+    if degradation.network_grid_map() != grid_map.inverse():
+        raise RecipeError(
+            f"the generator's argument 'residual' needs low-resolution voxel j {place}, as degradation.kind '{kind}' "
+            f"leaves it; here {degradation.alignment}"
+        )
 
 
 def resolver_for(

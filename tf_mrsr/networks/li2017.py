@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_mrsr.layers import FewFiltersConv3D
+from tf_mrsr.layers import CubicUpsampling3D, FewFiltersConv3D, TakeChannel
 from tf_mrsr.networks.structure import TRUNK_END
 
 # Section 2.1 has the layers and their order. Kernels, numbers of filters and the discriminator's strides are in figure
@@ -29,7 +29,11 @@ BATCH_NORM = {"epsilon": 1e-3, "momentum": 0.9}  # *
 
 
 def generator(
-    scale_factor: int = 3, architecture: str = "3dsrcnn", filters: int | Sequence[int] = FILTERS
+    scale_factor: int = 3,
+    architecture: str = "3dsrcnn",
+    filters: int | Sequence[int] = FILTERS,
+    residual: bool = False,
+    batch_norm: bool = True,
 ) -> keras.Model:
     """The generator of section 2.1: (batch, x, y, z, 1) -> (batch, x, y, r z, 1), any x, y, z.
 
@@ -41,13 +45,19 @@ def generator(
         architecture: "3dsrcnn" (7 layers; also the generator of 3DSRGAN) or "2dsrcnn", the network of ``generator_2d``
             applied to all coronal slices (x, z) of the volume.
         filters: filters of every layer but the last, which has 1; one number, or one per layer.
+        residual: not of the paper: the network gives what is to be added to the cubic interpolation of the thick slices
+            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3). A thick slice must lie in the middle of its thin
+            ones.
+        batch_norm: False is not of the paper: without batch norms (as in Lim et al., CVPR workshops 2017,
+            arXiv:1707.02921, section 3.1).
 
     Raises:
         ValueError: if the factor is below 2, the architecture unknown, or the filters do not fit the layers.
     """
     if architecture not in GENERATOR_KERNELS:
         raise ValueError(f"architecture must be one of {', '.join(GENERATOR_KERNELS)}, got {architecture!r}")
-    return _srcnn(architecture, (True, architecture == "3dsrcnn", True), scale_factor, filters)
+    sees = (True, architecture == "3dsrcnn", True)
+    return _srcnn(architecture, sees, scale_factor, filters, residual=residual, batch_norm=batch_norm)
 
 
 def generator_2d(scale_factor: int = 3, filters: int | Sequence[int] = FILTERS) -> keras.Model:
@@ -98,7 +108,15 @@ def discriminator(patch_shape: Sequence[int], filters: Sequence[int] = DISCRIMIN
     return keras.Model(patch, logits, name="li2017_discriminator")
 
 
-def _srcnn(architecture: str, sees: Sequence[bool], scale_factor: int, filters: int | Sequence[int]) -> keras.Model:
+def _srcnn(
+    architecture: str,
+    sees: Sequence[bool],
+    scale_factor: int,
+    filters: int | Sequence[int],
+    *,
+    residual: bool = False,
+    batch_norm: bool = True,
+) -> keras.Model:
     """The generator over as many axes as ``sees`` has; along those that are False the kernels have one voxel."""
     if scale_factor < 2:
         raise ValueError(f"scale_factor must be 2 or more, got {scale_factor}")
@@ -111,30 +129,47 @@ def _srcnn(architecture: str, sees: Sequence[bool], scale_factor: int, filters: 
     num_pairs = (len(sizes) - 3) // 2
 
     low_res = keras.Input((*(None for _ in sees), 1), name="low_res")
-    x = _conv(sizes[0], filters[0], "conv_first")(low_res)
-    x = _batch_norm("conv_first_bn")(x)
+    x = _conv_bn(low_res, sizes[0], filters[0], "conv_first", batch_norm)
     x = layers.ReLU(name="conv_first_act")(x)
     for i in range(1, num_pairs + 1):
         pair = slice(2 * i - 1, 2 * i + 1)
-        x = _residual_pair(x, sizes[pair], filters[pair], f"pair{i}", TRUNK_END if i == num_pairs else f"pair{i}_add")
+        add_name = TRUNK_END if i == num_pairs and not residual else f"pair{i}_add"
+        x = _residual_pair(x, sizes[pair], filters[pair], f"pair{i}", add_name, batch_norm)
+    if residual:
+        # The scan rides along, so that the part behind the trunk has one input.
+        x = layers.Concatenate(name=TRUNK_END)([x, low_res])
+        scan = TakeChannel(x.shape[-1] - 1, name="scan")(x)
+        interpolated = CubicUpsampling3D((1, 1, scale_factor), centred=True, name="cubic")(scan)
     x = _deconv(sizes[-2], filters[-1], scale_factor, "deconv")(x)
-    x = _batch_norm("deconv_bn")(x)
+    x = _batch_norm("deconv_bn")(x) if batch_norm else x
     x = layers.ReLU(name="deconv_act")(x)
     high_res = _conv(sizes[-1], 1, "conv_last", few=True, dtype="float32")(x)
+    if residual:
+        high_res = layers.Add(name="interpolated_and_details", dtype="float32")([high_res, interpolated])
     return keras.Model(low_res, high_res, name=f"li2017_{architecture}_x{scale_factor}")
 
 
 def _residual_pair(
-    x: keras.KerasTensor, sizes: Sequence[tuple[int, ...]], filters: Sequence[int], name: str, add_name: str
+    x: keras.KerasTensor,
+    sizes: Sequence[tuple[int, ...]],
+    filters: Sequence[int],
+    name: str,
+    add_name: str,
+    batch_norm: bool,
 ) -> keras.KerasTensor:
     """Convolution, BN, ReLU, convolution, BN, and what came in added."""
     skip = x
-    x = _conv(sizes[0], filters[0], f"{name}_conv1")(x)
-    x = _batch_norm(f"{name}_conv1_bn")(x)
+    x = _conv_bn(x, sizes[0], filters[0], f"{name}_conv1", batch_norm)
     x = layers.ReLU(name=f"{name}_act")(x)
-    x = _conv(sizes[1], filters[1], f"{name}_conv2")(x)
-    x = _batch_norm(f"{name}_conv2_bn")(x)
+    x = _conv_bn(x, sizes[1], filters[1], f"{name}_conv2", batch_norm)
     return layers.Add(name=add_name)([x, skip])
+
+
+def _conv_bn(
+    x: keras.KerasTensor, size: tuple[int, ...], filters: int, name: str, batch_norm: bool
+) -> keras.KerasTensor:
+    x = _conv(size, filters, name)(x)
+    return _batch_norm(f"{name}_bn")(x) if batch_norm else x
 
 
 def _conv(

@@ -175,7 +175,7 @@ def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -
         return _enlarged(span, layer.factors[axis])
     if isinstance(layer, CubicUpsampling3D):
         scale, low, high = _enlarged(span, layer.factors[axis])
-        before, after = layer.TAPS[0] / span[0], layer.TAPS[-1] / span[0]
+        before, after = layer.taps[0] / span[0], layer.taps[-1] / span[0]
         return (scale, low + before, high + after) if layer.factors[axis] > 1 else span
     if isinstance(layer, POINTWISE):
         return span
