@@ -96,11 +96,10 @@ def test_centred_cubic_upsampling_by_hand():
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_centred_cubic_upsampling_turns_with_the_volume(factor):
-    """What is in the middle stays there when the slices come in the other order; a single slice is repeated."""
+    """What is in the middle stays there when the slices come in the other order."""
     volume = np.random.default_rng(0).normal(size=(1, 3, 2, 7, 2)).astype(np.float32)
     enlarge = CubicUpsampling3D((1, 1, factor), centred=True)
     np.testing.assert_allclose(enlarge(volume[:, :, :, ::-1])[:, :, :, ::-1], enlarge(volume), atol=1e-6)
-    np.testing.assert_allclose(enlarge(volume[:, :, :, :1]), np.repeat(volume[:, :, :, :1], factor, 3), atol=1e-6)
     if factor % 2:
         np.testing.assert_array_equal(enlarge(volume)[:, :, :, factor // 2 :: factor], volume)
 

@@ -77,7 +77,7 @@ class TakeChannel(keras.layers.Layer):
 class CubicUpsampling3D(keras.layers.Layer):
     """Cubic convolution (Keys 1981, a = -1/2) without weights: (batch, x, y, z, c) -> (batch, fx x, fy y, fz z, c).
 
-    Beyond the border the volume is mirrored.
+    Beyond the border the volume is mirrored, so an enlarged axis needs two voxels or more.
 
     Args:
         factors: enlargement along (x, y, z).
@@ -106,7 +106,7 @@ class CubicUpsampling3D(keras.layers.Layer):
             return image
         shape = tf.shape(image)
         before, after = -self.taps[0], self.taps[-1]
-        padded = self._mirrored(image, axis, before, after)
+        padded = tf.pad(image, [[before, after] if i == axis else [0, 0] for i in range(5)], "SYMMETRIC")
         taps = [tf.gather(padded, tf.range(shape[axis]) + tap + before, axis=axis) for tap in self.taps]
         phases = []
         for phase in range(factor):
@@ -115,13 +115,6 @@ class CubicUpsampling3D(keras.layers.Layer):
             phases.append(tf.add_n([tap * weight for tap, weight in zip(taps, weights, strict=True) if weight]))
         enlarged = tf.tensor_scatter_nd_update(shape, [[axis]], [shape[axis] * factor])
         return tf.reshape(tf.stack(phases, axis=axis + 1), enlarged)
-
-    @staticmethod
-    def _mirrored(image: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
-        size = tf.shape(image)[axis]
-        # Folded twice, so that a single slice, too, has two neighbours.
-        places = tf.range(-before, size + after) % (2 * size)
-        return tf.gather(image, tf.minimum(places, 2 * size - 1 - places), axis=axis)
 
     @staticmethod
     def _weight(d: float) -> float:

@@ -21,6 +21,8 @@ from tf_mrsr.volume import Volume
 SMALL = ["network.generator.filters=4", "network.generator.num_residual_blocks=1"]
 NETWORKS = {
     "volumes": ("sanchez2018_srgan3d_x2_subpixel", SMALL),
+    "interpolating": ("sanchez2018_srgan3d_x2_pretrained", SMALL),
+    "thin slices": ("li2017_3dsrcnn_r3_pretrained", ["network.generator.filters=4"]),
     "slices": ("narcomey2018_srgan_model2", SMALL),
     "contrasts": ("taloma2020_adv", ["network.generator.filters=[2,2,2,2,2,2,2,2,1]"]),
 }
@@ -278,3 +280,14 @@ def test_onnx_that_differs_is_not_written(of_slices, tmp_path, monkeypatch):
         onnx_files.save(models.load_generator(of_slices[0]), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
     assert not model_folder.is_saved_model(tmp_path)
+
+
+@needs_onnx
+def test_what_onnx_cannot_hold_is_told_in_one_line(of_slices, tmp_path, monkeypatch):
+    def export(*_, **__):
+        raise ValueError("no such operation")
+
+    monkeypatch.setattr(keras.Model, "export", export)
+    with pytest.raises(ModelError, match=r"net.onnx: the network cannot be converted to ONNX \(ValueError\)"):
+        onnx_files.save(models.load_generator(of_slices[0]), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

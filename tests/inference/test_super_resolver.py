@@ -15,7 +15,7 @@ from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver, slice_order
 from tf_mrsr.inference.tiling import plan
 from tf_mrsr.limits import UNLIMITED
-from tf_mrsr.networks import sanchez2018
+from tf_mrsr.networks import li2017, sanchez2018
 from tf_mrsr.networks.structure import fold_batch_norm, reach, split
 from tf_mrsr.volume import Volume
 
@@ -67,6 +67,36 @@ def test_tiled_equals_whole(scale_factor, upsampling, residual):
     for budget in (fixed + for_trunk, 1):
         tiled = resolver(volume, np.eye(4), budget)["volume"].numpy()
         np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def thin_slices():
+    """Around a generator of li2017 that adds details to the interpolation, for the thick slices of a block average."""
+    keras.utils.set_random_seed(7)
+    generator = li2017.generator(3, filters=8, residual=True, batch_norm=False)
+    return SuperResolver(generator, GridMap.block_average((1, 1, 3)).inverse(), "standard", slices_last=True)
+
+
+def test_thin_slices_by_slabs():
+    volume = scans.blobs((36, 34, 9), np.eye(4)) + 1
+    resolver = thin_slices()
+    whole = resolver(volume, np.eye(4), UNLIMITED)["volume"].numpy()
+    tiled = resolver(volume, np.eye(4), 1)["volume"].numpy()
+    np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_interpolation_inside_the_network_is_in_its_place_in_millimetres():
+    """Voxels that hold their own height in mm; without details every thin slice has its own height, too."""
+    resolver = thin_slices()
+    for variable in resolver.network_variables:
+        variable.assign(tf.zeros_like(variable))
+    affine = np.array([[0, 0, 0.7, -20], [0, -0.7, 0, 35], [4.2, 0, 0, -60], [0, 0, 0, 1]])  # slices come first
+    heights = np.arange(12) * 4.2 - 60
+    thick = np.broadcast_to(heights[:, None, None], (12, 8, 9)).astype(np.float32)
+    result = resolver(thick, affine, UNLIMITED)
+    thin, thin_affine = result["volume"].numpy(), result["affine"].numpy()
+    expected = thin_affine[2, 0] * np.arange(36) + thin_affine[2, 3]
+    inner = slice(6, -6)  # beyond the border the scan is mirrored
+    np.testing.assert_allclose(thin[inner, 2, 3], expected[inner], atol=1e-3)
 
 
 def test_bfloat16_is_close_and_takes_less_memory():

@@ -35,15 +35,24 @@ def save(generator: keras.Model, output: Path) -> None:
     plain(inputs[0])  # Keras exports only what was called
     temporary = output.with_name(f".{output.name}.partial.onnx")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the converter about itself
-            plain.export(temporary, format="onnx", verbose=False)
+        _convert(plain, temporary, output)
         _check(generator, inputs, temporary, output)
         os.replace(temporary, output)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written; check the folder and the disk") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _convert(generator: keras.Model, file: Path, output: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter about itself
+        try:
+            generator.export(file, format="onnx", verbose=False)
+        except OSError:
+            raise
+        except Exception as error:  # the converter has no common class of its errors
+            raise ModelError(f"{output}: the network cannot be converted to ONNX ({type(error).__name__})") from error
 
 
 def _without_fourier(generator: keras.Model) -> keras.Model:
