@@ -1,6 +1,7 @@
 """The commands as users call them, on files, read back afterwards."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,13 +18,14 @@ import pytest
 import tensorflow as tf
 
 from tests import golden, scans
-from tf_mrsr import __main__, cli, evaluate, predict, recipe, run_folder, train
+from tf_mrsr import __main__, cli, cohort, evaluate, predict, recipe, run_folder, train
 from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import BlockAverage
 from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
+from tf_mrsr.progress import Progress
 from tf_mrsr.training import loop
 from tf_mrsr.training.logs import CsvLog
 from tf_mrsr.volume import read_volume
@@ -199,6 +201,41 @@ def test_evaluate_takes_masks_and_protocols(folder, tmp_path):
         assert evaluate.main([*base, *extra, "-o", str(tmp_path / f"{i}")]) == 0
         values.append(json.loads((tmp_path / f"{i}" / "table.json").read_text())["summary"]["linear"]["psnr"]["mean"])
     assert len(set(values)) == 3
+
+
+def test_masks_of_scans_that_share_a_name_are_told_apart(folder, tmp_path, capsys):
+    """People have a folder each, as the table names them; one person's mask is not another's."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = np.zeros((25, 22, 20), np.uint8)
+    mask[8:16, 8:16, 8:16] = 1
+    scans.save(masks / "T1w.nii.gz", mask, scans.OBLIQUE)
+    for person in ("p1", "p2"):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        shutil.copy(folder / "scans" / "sub-0.nii.gz", tmp_path / "people" / person / "T1w.nii.gz")
+        scans.save(masks / f"{person}_T1w.nii.gz", mask, scans.OBLIQUE)
+        mask = np.roll(mask, 4, 0)
+    argv = ["--model", str(folder / "run"), "--data", str(tmp_path / "people"), "--mask", str(masks)]
+    assert evaluate.main([*argv, "-o", str(tmp_path / "results")]) == 0
+    rows = json.loads((tmp_path / "results" / "table.json").read_text())["cases"]
+    linear = {row["case"]: row["psnr"] for row in rows if row["method"] == "linear"}
+    assert set(linear) == {"p1_T1w", "p2_T1w"}
+    assert linear["p1_T1w"] != linear["p2_T1w"]
+    (masks / "p2_T1w.nii.gz").unlink()
+    assert evaluate.main([*argv, "-o", str(tmp_path / "more")]) == 1
+    assert "no mask named p2_T1w.nii.gz" in capsys.readouterr().err
+
+
+def test_results_go_where_a_link_leads(folder, tmp_path):
+    disk, link = tmp_path / "disk", tmp_path / "results"
+    argv = ["--model", str(folder / "run"), "--data", str(folder / "scans" / "sub-0.nii.gz"), "-o"]
+    assert evaluate.main([*argv, str(disk)]) == 0
+    link.symlink_to(disk)
+    (disk / "table.md").unlink()
+    assert evaluate.main([*argv, str(link), "--overwrite"]) == 0
+    assert link.is_symlink()
+    assert (disk / "table.md").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "results"]
 
 
 def test_predict_skips_what_is_bad_or_done(folder, tmp_path, capsys):
@@ -508,6 +545,38 @@ def test_another_seed_trains_other_weights(folder, tmp_path):
     assert any(not np.array_equal(one[name], two[name]) for name in one)
 
 
+def test_running_out_of_memory_is_one_line(folder, tmp_path, monkeypatch, capsys):
+    """As on a GPU with too large a batch; and in Python itself, while a scan is read."""
+
+    def step(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[2,64,128,128,128]")
+
+    argv = [*TINY_QUICK, "--data", str(folder / SCAN), "--steps", "2", "--run"]
+    monkeypatch.setattr(loop.Trainer, "_run_stage", step)
+    assert train.main([*argv, str(tmp_path / "a")]) == 1
+    assert "lower batch_size or patches.shape" in capsys.readouterr().err
+
+    def read(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(cohort, "find_pairs", read)
+    assert train.main([*argv, str(tmp_path / "b")]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("reading", 3) as progress:
+        progress.advance("a.nii")
+        cli.warn("odd")
+        lines = sys.stderr.getvalue().split("\r\x1b[K")
+    assert lines[-1] == "warning: odd\n"
+
+
 SCAN, RUN = "scans/sub-0.nii.gz", "run"
 EVALUATED = ["--model", RUN, "--data", SCAN]
 DIVERGING = ["--set", "stages.0.generator.optimizer.learning_rate=1e30"]
@@ -557,6 +626,11 @@ REFUSED = {
         train.main,
         [*TINY_QUICK, "--data", SCAN, "--run", "x", "--steps", "9" * 25],
         "--steps must be 1 or more",
+    ),
+    "too little memory to validate": (
+        train.main,
+        [*TINY_QUICK, "--data", SCAN, "--validation", "scans/sub-1.nii.gz", "--run", "x", "--memory", "10K"],
+        "sub-1.nii.gz: the volume and its result alone take",
     ),
     "no mask": (
         evaluate.main,

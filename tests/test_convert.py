@@ -76,6 +76,15 @@ def test_overwrite_replaces_a_model(checkpoint, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "x2"]
 
 
+def test_a_saved_model_of_somebody_else_is_kept(checkpoint, tmp_path, capsys):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "saved_model.pb").write_bytes(b"graph")
+    argv = [str(checkpoint), "-o", str(tmp_path / "theirs"), *OF_VOLUMES, "--overwrite"]
+    assert convert.main(argv) == 1
+    assert "is not a model that this command wrote" in capsys.readouterr().err
+    assert (tmp_path / "theirs" / "saved_model.pb").read_bytes() == b"graph"
+
+
 def test_a_recipe_of_the_paper_is_warned_of(checkpoint, tmp_path, capsys):
     options = ["--recipe", "sanchez2018_srgan3d_x2_subpixel", *OF_VOLUMES[2:]]
     assert convert.main([str(checkpoint), "-o", str(tmp_path / "x2.weights.h5"), *options]) == 0

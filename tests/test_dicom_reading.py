@@ -219,6 +219,8 @@ def test_training_and_evaluation_read_series(tmp_path):
     np.testing.assert_array_equal(case.truth.data, read_volume(folder).data)
     assert case.low_res.shape == (18, 17, 12)
     before = run_folder.fingerprint([Scan(folder)])
+    (folder / ".DS_Store").write_bytes(b"left by a file manager")
+    assert run_folder.fingerprint([Scan(folder)]) == before
     (folder / "IM000").write_bytes(b"")
     assert run_folder.fingerprint([Scan(folder)]) != before
 

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from tests import dicom_series as made
@@ -100,7 +101,7 @@ def test_lossy_compression_stays_stated(tmp_path):
 
 
 def test_synthesis_claims_no_measurement(source, tmp_path):
-    write_volume(read_volume(source), tmp_path / "out", derivation=Derivation("some_recipe", synthetic=True))
+    write_volume(read_volume(source), tmp_path / "out", derivation=Derivation("some_recipe", "synthesised"))
     first = read_slices(tmp_path / "out")[0]
     assert first.EchoTime is None
     assert first.RepetitionTime is None
@@ -110,12 +111,40 @@ def test_synthesis_claims_no_measurement(source, tmp_path):
     assert "DerivationCodeSequence" not in first  # nothing was resampled
 
 
+@pytest.mark.parametrize(("work", "kept"), [("super-resolved", True), ("synthesised", False), ("processed", False)])
+def test_the_display_window_is_the_sources_where_its_intensities_are(tmp_path, work, kept):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.WindowCenter, dataset.WindowWidth = "100", "50"
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    brighter = replace(volume, data=volume.data * 50)
+    write_volume(brighter, tmp_path / "out", derivation=Derivation("some_recipe", work))
+    first = read_slices(tmp_path / "out")[0]
+    assert f"{work} by a network" in first.DerivationDescription
+    if kept:
+        assert (first.WindowCenter, first.WindowWidth) == (100, 50)
+    else:
+        assert first.WindowWidth > 0.5 * (brighter.data.max() - brighter.data.min())
+
+
 def test_series_numbers_stay_within_integer_strings(tmp_path):
     datasets = made.slices()
     for dataset in datasets:
         dataset.SeriesNumber = str(2**31 - 5)
     write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
     assert read_slices(tmp_path / "out")[0].SeriesNumber == 2**31 - 1
+
+
+def test_damaged_timing_of_an_enhanced_source_is_left_out(tmp_path):
+    dataset = made.enhanced()
+    timing = dataset.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence[0]
+    timing["RepetitionTime"] = RawDataElement(timing["RepetitionTime"].tag, "DS", 4, b"abc ", 0, False, True)
+    del dataset.RepetitionTime
+    volume = read_volume(made.save(tmp_path / "in", [dataset]))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert first.RepetitionTime is None
+    assert first.EchoTime == 2.5
 
 
 def test_enhanced_becomes_classic(tmp_path):
@@ -222,6 +251,19 @@ def test_where_a_series_may_be_written(source, tmp_path):
         write_volume(replace(volume, source=None), tmp_path / "out", derivation=DERIVATION)
     assert len(list(source.iterdir())) == 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "source"]
+
+
+def test_a_linked_folder_stays_a_link(source, tmp_path):
+    """A second disk, linked to: the series goes there, again and again."""
+    volume, disk, link = read_volume(source), tmp_path / "disk", tmp_path / "out"
+    write_volume(volume, disk, derivation=DERIVATION)
+    link.symlink_to(disk)
+    before = read_slices(disk)[0].SeriesInstanceUID
+    for _ in range(2):
+        write_volume(volume, link, overwrite=True, derivation=DERIVATION)
+    assert link.is_symlink()
+    assert read_slices(disk)[0].SeriesInstanceUID != before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "out", "source"]
 
 
 def test_an_older_series_stays_where_it_cannot_be_replaced(source, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import scans
+from tests import dicom_series, scans
 from tf_mrsr import cli, predict
 from tf_mrsr.errors import OutputError, VolumeError
 
@@ -32,6 +32,16 @@ def test_links_keep_their_names_and_hidden_folders_are_not_searched(stored, tmp_
     expected = [(stored, output / "sub-01" / "sub-01_T1w.nii.gz")]
     assert predict.plan_outputs([str(data)], output, overwrite=False) == expected
     assert predict.plan_outputs([str(stored)], output, overwrite=False) == [(stored, output / "sub-01_T1w.nii.gz")]
+
+
+def test_linked_series_keep_their_own_names(tmp_path):
+    """Every person's series lies in a folder called dicom; the links say whose it is."""
+    for name in ("p1", "p2"):
+        dicom_series.save(tmp_path / name / "dicom", dicom_series.slices())
+        (tmp_path / f"patient-{name}").symlink_to(tmp_path / name / "dicom")
+    links = [tmp_path / "patient-p1", tmp_path / "patient-p2"]
+    jobs = predict.plan_outputs([str(link) for link in links], tmp_path / "out", overwrite=False)
+    assert jobs == [(link, tmp_path / "out" / link.name) for link in links]
 
 
 def test_a_link_to_nothing_is_no_scan_less(stored, tmp_path):

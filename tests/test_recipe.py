@@ -1,12 +1,14 @@
 import re
 from pathlib import Path
 
+import keras
 import pytest
 import yaml
 
 from tf_mrsr import networks, recipe
 from tf_mrsr.errors import RecipeError
 from tf_mrsr.inference import models
+from tf_mrsr.networks import sanchez2018
 from tf_mrsr.report import fidelity
 
 PAPER = [f"sanchez2018_srgan3d_x{f}_{u}" for f in (2, 4) for u in ("resize", "subpixel", "subpixel_nn")]
@@ -293,6 +295,22 @@ def test_a_network_that_enlarges_otherwise_is_refused():
     )
     with pytest.raises(RecipeError, match="enlarges by"):
         models.build_generator(wrong)
+
+
+def test_a_network_of_unknown_reach_is_refused(monkeypatch):
+    """One of the user's own, in place of sanchez2018."""
+
+    def generator(scale_factor: int = 2, share: float = 0.5) -> keras.Model:
+        low_res = keras.Input((None, None, None, 1))
+        pooled = keras.layers.AveragePooling3D(3, 1, "same")(low_res)
+        return keras.Model(low_res, keras.layers.UpSampling3D(scale_factor)(share * pooled))
+
+    monkeypatch.setattr(sanchez2018, "generator", generator)
+    chosen = recipe.load("sanchez2018_srgan3d_x2_resize", ["network.generator={share: 1}"])
+    with pytest.raises(RecipeError, match=r"sanchez2018: layer .*: the reach of a .* is not known"):
+        models.build_generator(chosen)
+    with pytest.raises(RecipeError, match=r"network\.generator\.share must be a number, got 'half'"):
+        networks.check("sanchez2018", "generator", {"share": "half"})
 
 
 def test_the_page_of_departures_is_up_to_date():

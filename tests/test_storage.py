@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tf_mrsr import storage
-from tf_mrsr.errors import DataError
+from tf_mrsr.errors import DataError, OutputError
 
 
 def _names(folder):
@@ -117,3 +117,14 @@ def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
         storage.files_below(tmp_path)
     with pytest.raises(DataError, match=r"nowhere: .*No such file"):
         storage.files_below(tmp_path / "nowhere")
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "list.csv"
+    storage.write_text(path, "Größe\n")
+    assert path.read_text(encoding="utf-8") == "Größe\n"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        storage.write_text(path, "text")
+    assert list(tmp_path.iterdir()) == [path]

@@ -60,6 +60,9 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("error: not enough memory; lower --memory or --cache, or take smaller scans", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -85,7 +88,8 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a line of progress that may stand there
+    print(f"{clear}warning: {message}", file=sys.stderr)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:

@@ -52,9 +52,8 @@ def find_scans(sources: Sequence[str | Path], contrasts: Contrasts | None = None
     Args:
         sources: folders (searched recursively, hidden ones apart, sorted by path), NIfTI files, multi-frame DICOM
             files, or CSV/TSV lists with a column "path" (relative paths start at the list's folder). A folder without
-            NIfTI files is
-            searched for DICOM: each folder in it that holds DICOM files, or several series of one study in
-            sub-folders, is one scan.
+            NIfTI files is searched for DICOM: each folder in it that holds DICOM files, or several series of one study
+            in sub-folders, is one scan.
         contrasts: where given, of a folder only the scans whose names end in the source contrast, as ``find_pairs``
             tells them; what is named one by one is taken as it is.
 

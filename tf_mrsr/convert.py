@@ -122,7 +122,7 @@ def _check_output(output: Path, weights_only: bool, overwrite: bool) -> None:
     if output.exists():
         if not overwrite:
             raise OutputError(f"{output}: exists already; give another name or --overwrite")
-        replaceable = output.is_file() if weights_only else (output / "saved_model.pb").is_file()
+        replaceable = output.is_file() if weights_only else model_folder.is_ours(output)
         if not replaceable:
             raise OutputError(f"{output}: is not a model that this command wrote; give another name")
     parent = output.absolute().parent

@@ -6,12 +6,12 @@ import argparse
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, storage
 from tf_mrsr.errors import DataError, OutputError, VolumeError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mask",
         type=_mask,
         default="auto",
-        help="auto (foreground, default), none, or a folder with a mask of each scan's name",
+        help="auto (foreground, default), none, or a folder with a mask of each scan's name; where scans of several "
+        "folders share a name, FOLDER_NAME as in the table",
     )
     arguments.add_argument(
         "--protocol",
@@ -93,17 +94,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     protocol = arguments.protocol or recipe.evaluation.protocol
     if arguments.mask not in ("auto", "none") and not metrics.PROTOCOLS[protocol].masked:
         raise DataError(f"--mask {arguments.mask}: protocol {protocol} uses no mask; leave --mask out")
-    output = arguments.output.absolute()
-    if output.exists() and not arguments.overwrite:
-        raise OutputError(f"{output}: exists already; give another name or --overwrite")
-    # Only what an evaluation made is ever removed.
-    if output.exists() and not (output / "table.json").is_file():
-        raise OutputError(
-            f"{output}: is not a results folder of an evaluation, so it is not replaced; give another name"
-        )
-    if not output.parent.is_dir():
-        raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
-    cli.check_writable(output.parent)
+    output = arguments.output.resolve()
+    _check_output(output, arguments.overwrite)
 
     cli.load_tensorflow(arguments.device)
     from tf_mrsr.inference import models
@@ -136,12 +128,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         figures.distribution(results, temporary / "distribution.png")
         for suffix, text in (("csv", results.to_csv()), ("json", results.to_json()), ("md", results.to_markdown())):
             (temporary / f"table.{suffix}").write_text(text, encoding="utf-8")
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
+        storage.put_in_place(temporary, output)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); check the folder and the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(results.to_markdown())
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; give another name or --overwrite")
+    # Only what an evaluation made is ever removed.
+    if output.exists() and not (output / "table.json").is_file():
+        raise OutputError(
+            f"{output}: is not a results folder of an evaluation, so it is not replaced; give another name"
+        )
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
+    cli.check_writable(output.parent)
 
 
 def _names(scans: Sequence[Scan]) -> list[str]:
@@ -151,9 +156,9 @@ def _names(scans: Sequence[Scan]) -> list[str]:
     names = [stem(scan.high_res) for scan in scans]
     if len(set(names)) < len(names):
         names = [f"{scan.high_res.resolve().parent.name}_{name}" for scan, name in zip(scans, names, strict=True)]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"two scans are named {twice}; the table could not tell them apart, rename one")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"two scans are named {name}; the table could not tell them apart, rename one")
     return names
 
 
@@ -167,8 +172,7 @@ def _measure(
     """
     from tf_mrsr.evaluation import evaluate_estimate, prepare_case
 
-    case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan)
-    case = replace(case, name=name)
+    case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan, name=name)
     rows, shown, last = [], {}, model.recipe.evaluation.baselines[-1]
     started = time.perf_counter()
     try:

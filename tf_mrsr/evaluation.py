@@ -24,7 +24,7 @@ class Case:
     """One scan to be estimated.
 
     Attributes:
-        name: the file's name without its ending.
+        name: what the table calls it, usually the file's name without its ending.
         truth: the scan.
         low_res: what the degradation makes of it, on its own grid.
         mask: bool (x, y, z), where truth and estimate are compared.
@@ -38,29 +38,33 @@ class Case:
     degradation: Degradation
 
 
-def prepare_case(scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: str = "refuse") -> Case:
+def prepare_case(
+    scan: Scan, recipe: Recipe, *, mask_source: str | Path, nan: str = "refuse", name: str | None = None
+) -> Case:
     """Reads a scan and its mask, and degrades the scan as the recipe tests, or reads the other one of a real pair.
 
     Args:
         scan: the files.
         recipe: names the degradation.
         mask_source: "auto" (see ``metrics.foreground_mask``), "none" for every voxel, or a folder that holds a mask
-            of the scan's name, non-zero inside.
+            of the case's name, non-zero inside.
         nan: see ``read_volume``.
+        name: the case's name; the file's without its ending unless given.
 
     Raises:
         VolumeError, DataError: if scan or mask cannot be used.
     """
     path, degradation = scan.high_res, recipe.testing_degradation()
+    name = stem(path) if name is None else name
     truth, low_res = read_pair(scan, degradation, nan=nan, axes=recipe.axes)
-    mask = _mask(path, truth, mask_source, nan=nan, axes=recipe.axes)
+    mask = _mask(path, name, truth, mask_source, nan=nan, axes=recipe.axes)
     if not mask.any():
         raise DataError(f"{path}: nothing of the scan lies in the mask")
     try:
         check_size(low_res, by_slice=degradation.by_slice)
     except VolumeError as error:
         raise VolumeError(f"{path}: after degradation by {degradation.factors}, {error}") from error
-    return Case(stem(path), truth, low_res, mask, degradation)
+    return Case(name, truth, low_res, mask, degradation)
 
 
 def baseline_estimates(case: Case, methods: Sequence[str], protocol: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -112,7 +116,7 @@ def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mappin
         raise DataError(f"{case.name}: {error}") from error
 
 
-def _mask(path: Path, truth: Volume, source: str | Path, *, nan: str, axes: str) -> np.ndarray:
+def _mask(path: Path, name: str, truth: Volume, source: str | Path, *, nan: str, axes: str) -> np.ndarray:
     if source == "none":
         return np.ones(truth.shape, bool)
     if source == "auto":
@@ -120,10 +124,10 @@ def _mask(path: Path, truth: Volume, source: str | Path, *, nan: str, axes: str)
             return metrics.foreground_mask(truth.data)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-    candidates = [Path(source) / (stem(path) + suffix) for suffix in NIFTI_SUFFIXES]
+    candidates = [Path(source) / (name + suffix) for suffix in NIFTI_SUFFIXES]
     mask_path = next((c for c in candidates if c.is_file()), None)
     if mask_path is None:
-        raise DataError(f"{source}: no mask named {candidates[-1].name}; give one mask per scan, with the scan's name")
+        raise DataError(f"{source}: no mask named {candidates[-1].name}; give one per scan, named as in the table")
     mask = read_volume(mask_path, nan=nan)
     if axes == "slices_last":
         mask = mask.with_axes(slices_last(mask.affine))

@@ -76,6 +76,11 @@ def is_saved_model(folder: Path) -> bool:
     return (folder / SAVED_MODEL_FILE).exists()
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a SavedModel that this program wrote."""
+    return is_saved_model(folder) and (folder / EXTRA_FOLDER / RECIPE_FILE).is_file()
+
+
 def check_new_folder(folder: Path) -> None:
     """Raises OutputError if a SavedModel's folder would get a file's name, or one that cannot be read from."""
     chosen = next((name for name, suffix in FORMATS.items() if folder.name.endswith(suffix)), None)

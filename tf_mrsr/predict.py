@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,9 +188,8 @@ def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> De
     from tf_mrsr.volume import Derivation
 
     if arguments.server is None:
-        return Derivation(model.recipe.name, synthetic=model.recipe.contrasts is not None)
-    # A server does not tell what its model does, so nothing of the acquisition is passed off as the result's.
-    return Derivation(arguments.server.rpartition("/")[2], synthetic=True)
+        return Derivation(model.recipe.name, "super-resolved" if model.recipe.contrasts is None else "synthesised")
+    return Derivation(arguments.server.rpartition("/")[2], "processed")  # a server does not tell what its model does
 
 
 def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
@@ -242,14 +242,8 @@ def plan_outputs(
     elif to_file:
         raise OutputError(f"{output}: a folder, a list or several scans need a folder as output, not a file")
     else:
-        jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
-        if contrasts is not None:
-            jobs = [(scan, target.with_name(cohort.synthetic_name(scan, contrasts))) for scan, target in jobs]
-        targets = [target for _, target in jobs]
-        twice = next((t for t in targets if targets.count(t) > 1), None)
-        if twice is not None:
-            raise OutputError(f"{twice}: two scans would be written to this place; predict them to different folders")
-        taken = next((t for t in targets if _is_there(t) and not overwrite), None)
+        jobs = _into_folder(scans, folders, output, contrasts)
+        taken = next((target for _, target in jobs if _is_there(target) and not overwrite), None)
         if taken is not None:
             raise OutputError(f"{taken}: exists already; give another folder, --overwrite or --skip-existing")
     inputs = {scan.resolve() for scan in scans}
@@ -261,6 +255,21 @@ def plan_outputs(
         if not existing.is_dir():
             raise OutputError(f"{existing}: is a file, where the output needs a folder; give another name")
         cli.check_writable(existing)
+    return jobs
+
+
+def _into_folder(
+    scans: Sequence[Path], folders: Sequence[Path], output: Path, contrasts: Contrasts | None
+) -> list[tuple[Path, Path]]:
+    """(scan, file or folder in ``output``) for each scan, as ``plan_outputs``."""
+    from tf_mrsr import cohort
+
+    jobs = [(scan, output / _relative(scan, folders)) for scan in scans]
+    if contrasts is not None:
+        jobs = [(scan, target.with_name(cohort.synthetic_name(scan, contrasts))) for scan, target in jobs]
+    target, count = Counter(target for _, target in jobs).most_common(1)[0]
+    if count > 1:
+        raise OutputError(f"{target}: two scans would be written to this place; predict them to different folders")
     return jobs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, storage
 from tf_mrsr.errors import DataError, OutputError, VolumeError
 
 if TYPE_CHECKING:
@@ -140,14 +140,7 @@ def _check_outputs(output: Path, slices_output: Path, *, overwrite: bool) -> Non
 def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":

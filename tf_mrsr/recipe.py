@@ -330,8 +330,8 @@ class Stage:
 @dataclass(frozen=True)
 class Evaluation:
     """protocol: a key of ``tf_mrsr.metrics.PROTOCOLS``; degradation: where testing degrades otherwise than training;
-    batch_norm: "moving_average", or "re_estimated" over training patches before validation and export; baselines: keys
-    of ``tf_mrsr.baselines.ORDERS``.
+    batch_norm: "moving_average", or "re_estimated" over training patches before validation and export; baselines: some
+    of ``tf_mrsr.baselines.NAMES``.
     """
 
     protocol: str = "masked"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import keras
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from tf_mrsr import storage
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import ModelError, OutputError
 from tf_mrsr.model_folder import GENERATOR_FOLDER, RECIPE_FILE, RUN_FILE, check_new_run
@@ -32,16 +32,6 @@ from tf_mrsr.recipe import Recipe
 DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
 STATE_FOLDER = "state"
 SAVED_MODEL_FOLDER = "saved_model"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
@@ -55,12 +45,12 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    write_text(folder / RECIPE_FILE, recipe.to_yaml())
+    storage.write_text(folder / RECIPE_FILE, recipe.to_yaml())
     write_facts(folder, facts)
 
 
 def write_facts(folder: Path, facts: dict) -> None:
-    write_text(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+    storage.write_text(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
 
 
 def generator_manager(folder: Path, generator: keras.Model, stages: tf.Variable) -> tf.train.CheckpointManager:
@@ -138,4 +128,4 @@ def _size(path: Path) -> int:
     """Bytes of a file, or of the files of a DICOM series' folder."""
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in storage.files_below(path) if file.is_file())

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
-from tf_mrsr.errors import DataError
+from tf_mrsr.errors import DataError, OutputError
 
 BROKEN_LINK = "a link to a file that is not there; fetch the file (DataLad: datalad get), or remove the link"
 
@@ -44,6 +44,10 @@ def is_broken_link(path: Path) -> bool:
 def put_in_place(new: Path, folder: Path) -> None:
     """Renames the folder ``new`` to ``folder``; what was there stays there if that fails or is interrupted.
 
+    Args:
+        new: a folder beside ``folder``.
+        folder: where it goes; no link, which would be replaced in place of what it leads to.
+
     Raises:
         OSError: if it cannot be renamed.
     """
@@ -60,6 +64,22 @@ def put_in_place(new: Path, folder: Path) -> None:
             os.replace(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8 under a temporary name, then renames it.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def give_default_permissions(path: Path) -> None:

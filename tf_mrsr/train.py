@@ -113,26 +113,17 @@ def _seed(text: str) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import __version__, cohort, model_folder, recipe
+    from tf_mrsr import cohort, model_folder, recipe
 
-    if not arguments.resume and arguments.recipe is None:
-        raise RecipeError("--recipe is needed; recipes that come with tf_mrsr: " + ", ".join(recipe.names()))
-    of_new_runs = (arguments.recipe, arguments.set, arguments.precision, arguments.start_from)
-    if arguments.resume and (any(of_new_runs) or arguments.seed is not None):
-        raise RecipeError(
-            "--resume goes on with the run's own recipe, seed, precision and weights; leave those options out"
-        )
-    if arguments.steps is not None and arguments.steps > recipe.MOST:
-        raise RecipeError(f"--steps must be 1 or more, up to {recipe.MOST}, got {arguments.steps}")
     # Whatever can be refused is refused before TensorFlow is loaded.
-    chosen = (
-        model_folder.read_recipe(arguments.run) if arguments.resume else recipe.load(arguments.recipe, arguments.set)
-    )
-    start_from = None
-    if arguments.start_from is not None:
-        start_from = model_folder.resolve(arguments.start_from)
-        start_name = _name_of(start_from)
-    if not arguments.resume:
+    _check_options(arguments)
+    if arguments.resume:
+        chosen, start_from = model_folder.read_recipe(arguments.run), None
+        _, facts = model_folder.read_run(arguments.run)
+    else:
+        chosen = recipe.load(arguments.recipe, arguments.set)
+        start_from = None if arguments.start_from is None else model_folder.resolve(arguments.start_from)
+        facts = _new_facts(arguments, start_from)
         model_folder.check_new_run(arguments.run)
     scans = cohort.find_pairs(arguments.data, chosen.contrasts)
     held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
@@ -148,16 +139,6 @@ def _train(arguments: argparse.Namespace) -> None:
 
     for part in ("generator", "discriminator"):  # before any scan is read
         networks.check(chosen.network.name, part, getattr(chosen.network, part))
-    if arguments.resume:
-        _, facts = model_folder.read_run(arguments.run)
-    else:
-        facts = {
-            "tf_mrsr": __version__,
-            "seed": arguments.seed or 0,
-            "steps": arguments.steps,
-            "precision": arguments.precision or "float32",
-            "start_from": None if start_from is None else start_name,
-        }
     _set_steps(arguments, chosen, facts)
     vgg19 = _vgg19(arguments, chosen, facts)
     on_bad_scan = (lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None
@@ -203,6 +184,32 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     trainer.run()
     print(f"{arguments.run}: trained; predict with --model {arguments.run}")
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    from tf_mrsr import recipe
+
+    if not arguments.resume and arguments.recipe is None:
+        raise RecipeError("--recipe is needed; recipes that come with tf_mrsr: " + ", ".join(recipe.names()))
+    of_new_runs = (arguments.recipe, arguments.set, arguments.precision, arguments.start_from)
+    if arguments.resume and (any(of_new_runs) or arguments.seed is not None):
+        raise RecipeError(
+            "--resume goes on with the run's own recipe, seed, precision and weights; leave those options out"
+        )
+    if arguments.steps is not None and arguments.steps > recipe.MOST:
+        raise RecipeError(f"--steps must be 1 or more, up to {recipe.MOST}, got {arguments.steps}")
+
+
+def _new_facts(arguments: argparse.Namespace, start_from: Path | None) -> dict:
+    from tf_mrsr import __version__
+
+    return {
+        "tf_mrsr": __version__,
+        "seed": arguments.seed or 0,
+        "steps": arguments.steps,
+        "precision": arguments.precision or "float32",
+        "start_from": None if start_from is None else _name_of(start_from),
+    }
 
 
 def _set_steps(arguments: argparse.Namespace, recipe: Recipe, facts: dict) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -37,13 +37,18 @@ class Derivation:
     """What made a volume of another one; stated in a derived DICOM series.
 
     Attributes:
-        recipe: the recipe's name.
-        synthetic: whether it shows another contrast than its source, so that echo and repetition time and the like
-            are not its own.
+        recipe: the recipe's name, or that of a served model.
+        work: what a network did: "super-resolved", "synthesised" (another contrast), or "processed" where that is not
+            known.
     """
 
     recipe: str
-    synthetic: bool = False
+    work: Literal["super-resolved", "synthesised", "processed"] = "super-resolved"
+
+    @property
+    def keeps_contrast(self) -> bool:
+        """Whether echo and repetition time, the display window and the like of the source hold for it, too."""
+        return self.work == "super-resolved"
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +177,12 @@ def is_nifti(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its ending, or the name of a DICOM series' folder."""
+    """The file's name without its ending, or the name of a DICOM series' folder; a link's is its own.
+
+    "." and ".." have no name of their own, so they get that of the folder that they are.
+    """
     if path.is_dir():
-        return path.resolve().name
+        return path.resolve().name if path.name in ("", "..") else path.name
     name = path.name
     for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):

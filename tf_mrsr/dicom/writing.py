@@ -84,7 +84,7 @@ def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
     """
     if volume.source is None:
         raise OutputError(f"{folder}: only what was read from DICOM can be written as DICOM; give a name in .nii.gz")
-    temporary = None
+    folder, temporary = folder.resolve(), None
     try:
         temporary = Path(tempfile.mkdtemp(prefix=".tf_mrsr-", dir=folder.parent))
         with files.quiet():
@@ -192,7 +192,7 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.BitsAllocated = result.BitsStored = 16
     result.HighBit = 15
     result.PixelRepresentation = int(scale.signed)
-    result.WindowCenter, result.WindowWidth = _window(volume, scale)
+    result.WindowCenter, result.WindowWidth = _window(volume, scale, derivation)
     if source.is_ct:
         result.RescaleSlope, result.RescaleIntercept = _decimals([scale.slope, scale.intercept])
         result.RescaleType = str(header.get("RescaleType", "HU"))
@@ -254,12 +254,12 @@ def _fill_required(result: Dataset) -> None:
 
 
 def _mr_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
-    result = Dataset() if derivation.synthetic else _kept(header, attributes.MR_ACQUISITION)
-    if not derivation.synthetic:
+    result = _kept(header, attributes.MR_ACQUISITION) if derivation.keeps_contrast else Dataset()
+    if derivation.keeps_contrast:
         groups = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
         for sequence, keyword, ours in attributes.ENHANCED_MR:
             item = (groups[0].get(sequence) or [Dataset()])[0]
-            if keyword in item and ours not in result:
+            if ours not in result and _is_sound(item, keyword):
                 setattr(result, ours, item[keyword].value)
     for keyword, default in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
         if not result.get(keyword):
@@ -279,13 +279,16 @@ def _ct_acquisition(header: Dataset) -> Dataset:
 
 def _image_type(header: Dataset, derivation: Derivation) -> list[str]:
     """What the source says about its image beyond the first two values, unless it is another image now."""
-    values = [] if derivation.synthetic else [str(value) for value in _list(header.get("ImageType"))[2:]]
+    values = [str(value) for value in _list(header.get("ImageType"))[2:]] if derivation.keeps_contrast else []
     return values or ["OTHER"]
 
 
-def _window(volume: Volume, scale: Scale) -> tuple[str, str]:
-    """One window for the series: the source's first, or the one that shows all but the brightest 0.1 %."""
-    header = volume.source.header
+def _window(volume: Volume, scale: Scale, derivation: Derivation) -> tuple[str, str]:
+    """One window for the series: the source's first, or the one that shows all but the brightest 0.1 %.
+
+    The source's does not fit what may be on another scale of intensities.
+    """
+    header = volume.source.header if derivation.keeps_contrast else Dataset()
     try:
         center, width = (float(_list(header.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
     except (IndexError, TypeError, ValueError):
@@ -308,7 +311,7 @@ def _description(volume: Volume, scale: Scale, derivation: Derivation) -> str:
     finer = f"voxels {' x '.join(factors)} times as fine (column, row, slice)"
     text = (
         f"{PROGRAM} {__version__}, recipe {derivation.recipe}: "
-        f"{'synthesised by a network' if derivation.synthetic else 'super-resolved by a network'}, "
+        f"{derivation.work} by a network, "
         f"{'on the same grid' if set(factors) == {'1'} else finer}."
     )
     if not volume.source.is_ct and scale.slope != 1:

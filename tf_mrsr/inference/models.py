@@ -67,14 +67,7 @@ class Model(NamedTuple):
             VolumeError: if it is too small, does not fit into the memory there is, or the result is not finite.
         """
         strides = self._strides(stride)
-        check_size(volume, by_slice=self.recipe.training_degradation().by_slice)
-        # Input and result, each once raw and once in network range.
-        needed = 8 * volume.data.size * (1 + math.prod(self.recipe.training_degradation().factors))
-        if memory_bytes < needed:
-            raise VolumeError(
-                f"the volume and its result alone take {math.ceil(needed / 2**20)} MB; raise --memory to several times "
-                "that"
-            )
+        check_volume(volume, self.recipe.training_degradation(), memory_bytes)
         try:
             result = self.resolver(
                 tf.constant(volume.data), tf.constant(volume.affine), tf.constant(memory_bytes, tf.int64), *strides
@@ -104,6 +97,17 @@ class Model(NamedTuple):
         return [tf.constant(stride, tf.int32)]
 
 
+def check_volume(volume: Volume, degradation: Degradation, memory_bytes: int) -> None:
+    """Raises a VolumeError if ``Model.super_resolve`` would refuse the volume for its size."""
+    check_size(volume, by_slice=degradation.by_slice)
+    # Input and result, each once raw and once in network range.
+    needed = 8 * volume.data.size * (1 + math.prod(degradation.factors))
+    if memory_bytes < needed:
+        raise VolumeError(
+            f"the volume and its result alone take {math.ceil(needed / 2**20)} MB; raise --memory to several times that"
+        )
+
+
 def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     """The generator that a recipe describes, with fresh weights.
 
@@ -123,8 +127,12 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
             f"{recipe_.network.name} is a network of {'slices' if of_slices else 'volumes'}; degradation.kind "
             "'matched_slices' and networks of slices go together"
         )
+    try:
+        scale = reach(generator).scale
+    except TypeError as error:
+        raise RecipeError(f"{recipe_.network.name}: {error}") from error
     # The channels that a network of slices gives are neighbouring slices.
-    scale = (*reach(generator).scale, generator.output_shape[-1]) if of_slices else reach(generator).scale
+    scale = (*scale, generator.output_shape[-1]) if of_slices else scale
     if scale != factors:
         raise RecipeError(f"the generator enlarges by {scale}, but the degradation's factors are {factors}")
     for layer in generator.layers:
@@ -319,6 +327,7 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
     Raises:
         OutputError: if it cannot be written.
     """
+    folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

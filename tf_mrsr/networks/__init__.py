@@ -22,6 +22,7 @@ NAMES = ("li2017", "narcomey2018", "sanchez2017", "sanchez2018", "taloma2020")
 
 _WORDS = {
     int: "a whole number",
+    float: "a number",
     bool: "true or false",
     str: "a text",
     types.NoneType: "null",
@@ -97,4 +98,4 @@ def _is_of(kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is Sequence:
         (inner,) = typing.get_args(kind)
         return isinstance(value, (list, tuple)) and all(type(item) is inner for item in value)
-    return type(value) is kind
+    return type(value) in ((int, float) if kind is float else (kind,))

@@ -6,11 +6,10 @@ volumes cannot, and requests with scalars among their inputs are refused. So vol
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from tf_mrsr import model_folder
+from tf_mrsr import model_folder, storage
 from tf_mrsr.errors import OutputError
 
 MARK = "# Written by tf-mrsr export --serving-config, which replaces it."
@@ -35,12 +34,7 @@ def write(folder: Path) -> list[Path]:
         COMPOSE_FILE: f"{MARK}\n{_COMPOSE}",
     }
     for name, text in texts.items():
-        temporary = folder / f".{name}.partial"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
-        except OSError as error:
-            raise OutputError(f"{folder / name}: cannot be written ({error.strerror})") from error
+        storage.write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

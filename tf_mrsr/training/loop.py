@@ -30,6 +30,10 @@ from tf_mrsr.training.validation import Validation
 LOG_EVERY = 10
 # A training whose loss has grown so many times has diverged, also where no number overflows.
 _HOPELESS = 1000
+_TOO_LARGE = (
+    "a training step needs more memory than there is; lower batch_size or patches.shape with --set, or give "
+    "--precision mixed_bfloat16"
+)
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,11 @@ class Trainer:
                     try:
                         self._run_stage(number, end, progress, stop)
                     except tf.errors.OpError as error:
-                        if self._pairs.error is None:
-                            raise
-                        raise self._pairs.error from error
+                        if self._pairs.error is not None:
+                            raise self._pairs.error from error
+                        if isinstance(error, tf.errors.ResourceExhaustedError):
+                            raise RecipeError(_TOO_LARGE) from error
+                        raise
             stop.act()
         export_run(self._folder)
 
