@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tf_mrsr.degradation import BlockAverage, Degradation, GaussianDecimation, SliceProfile
 from tf_mrsr.evaluation import Case
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -49,9 +50,8 @@ def main() -> None:
     shaded = replace(case.truth, data=_shaded(case.truth.data))
     words = f"shading of {SHADING:.0%} from one side to the other, in the scan as well"
     row(words, case.degradation(shaded.data), replace(case, truth=shaded))
-    for sigma in (0.5, 1.5):
-        if hasattr(case.degradation, "sigma"):
-            row(f"blur of {sigma} voxels in place of {case.degradation.sigma}", _degraded(case, sigma))
+    for words, degradation in _other_scanning(case.degradation):
+        row(words, degradation(case.truth.data))
 
 
 def _changes(bright: float) -> Iterator[tuple[str, Change]]:
@@ -78,8 +78,22 @@ def _with_a_bright_voxel(data: np.ndarray) -> np.ndarray:
     return spoilt
 
 
-def _degraded(case: Case, sigma: float) -> np.ndarray:
-    return replace(case.degradation, sigma=sigma)(case.truth.data)
+def _other_scanning(trained: Degradation) -> Iterator[tuple[str, Degradation]]:
+    """(words, degradation): as the model's own, but for how far into its neighbours a voxel reaches.
+
+    At half its height a Gaussian slice profile is as wide as the slices are apart.
+    """
+    if isinstance(trained, GaussianDecimation):
+        for sigma in (0.5, 1.5):
+            yield f"blur of {sigma} voxels in place of {trained.sigma}", replace(trained, sigma=sigma)
+    if isinstance(trained, BlockAverage):
+        factor = max(trained.factors)
+        yield "slices with gaps of a third of their distance", SliceProfile(trained.factors, factor * 2 / 3)
+        yield "slices that overlap by a third of their distance", SliceProfile(trained.factors, factor * 4 / 3)
+        yield (
+            "slices of a Gaussian profile",
+            SliceProfile(trained.factors, factor, "gaussian"),
+        )
 
 
 if __name__ == "__main__":
