@@ -66,15 +66,16 @@ all="T1w T2w FLAIR"
 
 # Each of the four people tests what the other three trained, then one of the networks learns from all of them.
 leave_one_out() {  # NAME RECIPE STEPS FINAL_STEPS
-    local everyone=(sub-12 sub-01 sub-03 sub-04) name=$1 person
+    local everyone=(sub-12 sub-01 sub-03 sub-04) name=$1 person results=()
     for person in "${everyone[@]}"; do
         train ${name}_without_$person $2 "$(flair $(printf '%s\n' "${everyone[@]}" | grep -v $person))" \
             --precision mixed_bfloat16 --steps $3
         evaluate ${name}_without_$person "$(flair $person)"
+        results+=("$runs/${name}_without_$person.results")
     done
     train $name $2 "$(flair "${everyone[@]}")" --precision mixed_bfloat16 --steps $4 \
         --start-from "$runs/${name}_without_sub-12" --set stages.0.generator.optimizer.learning_rate=1.0e-4
-    ship $name "$runs/${name}"_without_*.results
+    ship $name "${results[@]}"
 }
 
 thin_slices() {  # NAME RECIPE STEPS [OPTION ...]; three people train, the fourth tests
