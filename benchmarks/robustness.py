@@ -90,10 +90,7 @@ def _other_scanning(trained: Degradation) -> Iterator[tuple[str, Degradation]]:
         factor = max(trained.factors)
         yield "slices with gaps of a third of their distance", SliceProfile(trained.factors, factor * 2 / 3)
         yield "slices that overlap by a third of their distance", SliceProfile(trained.factors, factor * 4 / 3)
-        yield (
-            "slices of a Gaussian profile",
-            SliceProfile(trained.factors, factor, "gaussian"),
-        )
+        yield "slices of a Gaussian profile", SliceProfile(trained.factors, factor, "gaussian")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """The typed errors that users meet. Every message says what came, what was expected and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MrsrError(Exception):
     """Base of all errors caused by input or settings; commands print it as one line and exit with 1."""
@@ -39,6 +44,15 @@ class ServerError(MrsrError):
 
 class DeviceError(MrsrError):
     """A device that is asked for and not there."""
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Puts the path of the file that it is about in front of a VolumeError from within."""
+    try:
+        yield
+    except VolumeError as error:
+        raise VolumeError(f"{path}: {error}") from error
 
 
 # What TensorFlow puts around the line that says why a graph refused its input.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli, storage
-from tf_mrsr.errors import DataError, OutputError, VolumeError
+from tf_mrsr.errors import DataError, OutputError, VolumeError, naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +175,7 @@ def _measure(
     case = prepare_case(scan, model.recipe, mask_source=arguments.mask, nan=arguments.nan, name=name)
     rows, shown, last = [], {}, model.recipe.evaluation.baselines[-1]
     started = time.perf_counter()
-    try:
+    with naming(scan.high_res):
         for method, estimate in _estimates(case, model, protocol, arguments):
             seconds = time.perf_counter() - started
             row = {"case": name, "method": method}
@@ -183,8 +183,6 @@ def _measure(
             if method in ("nearest", last, "network", RESCALED):
                 shown[method] = estimate[tuple(slice(0, n) for n in case.truth.shape)]
             started = time.perf_counter()
-    except VolumeError as error:
-        raise VolumeError(f"{scan.high_res}: {error}") from error
     return case.truth, rows, shown
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_mrsr import cli, limits
-from tf_mrsr.errors import DataError, OutputError, ServerError, VolumeError
+from tf_mrsr.errors import DataError, OutputError, ServerError, VolumeError, naming
 
 if TYPE_CHECKING:
     from tf_mrsr.card import Card
@@ -198,10 +198,8 @@ def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, argum
     def once(volume: Volume) -> Volume:
         return model.super_resolve(volume, arguments.memory, arguments.stride)
 
-    try:
+    with naming(source):
         return cli.interruptible(lambda: ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan))
-    except VolumeError as error:
-        raise VolumeError(f"{source}: {error}") from error
 
 
 def plan_outputs(
@@ -283,10 +281,8 @@ def _relative(scan: Path, folders: Sequence[Path]) -> Path:
     from tf_mrsr import volume
 
     folder = next((f for f in folders if scan.is_relative_to(f) and scan != f), None)
-    # "." and ".." have no name of their own; that of a link is the one that it was given for.
-    name = scan.resolve().name if scan.name in ("", "..") else scan.name
-    place = Path(name) if folder is None else scan.relative_to(folder)
-    return place.with_name(volume.stem(scan)) if not volume.is_nifti(scan) else place
+    name = scan.name if volume.is_nifti(scan) else volume.stem(scan)
+    return Path(name) if folder is None else scan.relative_to(folder).with_name(name)
 
 
 def _make_folder(folder: Path) -> None:

@@ -52,7 +52,9 @@ def _convert(generator: keras.Model, file: Path, output: Path) -> None:
         except OSError:
             raise
         except Exception as error:  # the converter has no common class of its errors
-            raise ModelError(f"{output}: the network cannot be converted to ONNX ({type(error).__name__})") from error
+            raise ModelError(
+                f"{output}: the network cannot be converted to ONNX ({type(error).__name__}); use --format keras"
+            ) from error
 
 
 def _without_fourier(generator: keras.Model) -> keras.Model:

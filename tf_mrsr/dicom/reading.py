@@ -15,7 +15,7 @@ from tf_mrsr.dicom import attributes, files, pixels
 from tf_mrsr.dicom.frames import CT, Frame
 from tf_mrsr.dicom.series import Series, choose, find_series
 from tf_mrsr.dicom.stack import Stack, arrange, check_kind
-from tf_mrsr.errors import GeometryError, VolumeError, VolumeWarning
+from tf_mrsr.errors import GeometryError, VolumeError, VolumeWarning, naming
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import HeaderFacts, Volume
 
@@ -77,10 +77,8 @@ def list_series(path: Path) -> list[str]:
     Raises:
         VolumeError: if there is none, or a file is damaged.
     """
-    try:
+    with naming(path):
         return [series.summary() for series in find_series(path)]
-    except VolumeError as error:
-        raise VolumeError(f"{path}: {error}") from error
 
 
 def _read(series: Series) -> tuple[Volume, int]:

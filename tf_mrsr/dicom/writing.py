@@ -254,8 +254,9 @@ def _fill_required(result: Dataset) -> None:
 
 
 def _mr_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
-    result = _kept(header, attributes.MR_ACQUISITION) if derivation.keeps_contrast else Dataset()
+    result = Dataset()
     if derivation.keeps_contrast:
+        result.update(_kept(header, attributes.MR_ACQUISITION))
         groups = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
         for sequence, keyword, ours in attributes.ENHANCED_MR:
             item = (groups[0].get(sequence) or [Dataset()])[0]

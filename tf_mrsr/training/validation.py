@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tf_mrsr.cohort import Scan
-from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.errors import DataError, VolumeError, naming
 from tf_mrsr.evaluation import baseline_estimates, evaluate_estimate, in_scale_of_truth, prepare_case
 from tf_mrsr.inference.models import Model, check_volume
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -63,7 +62,7 @@ class Validation:
         """Measures the first baseline, so that what cannot be measured is found before the training."""
         spec = self._recipe.evaluation
         case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
-        with _naming(scan):
+        with naming(scan.high_res):
             check_volume(case.low_res, self._recipe.training_degradation(), self._memory_bytes)
         for _, estimate in baseline_estimates(case, spec.baselines[:1], spec.protocol):
             evaluate_estimate(case, estimate, spec.protocol)
@@ -74,18 +73,9 @@ class Validation:
         rows = []
         for scan in self.scans:
             case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
-            with _naming(scan):
+            with naming(scan.high_res):
                 estimate = model.super_resolve(case.low_res, self._memory_bytes, self._stride).data
             if model.target_window is not None:
                 estimate = in_scale_of_truth(case, estimate, model.target_window, self._recipe.intensity.kind)
             rows.append(evaluate_estimate(case, estimate, self._recipe.evaluation.protocol))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-@contextmanager
-def _naming(scan: Scan) -> Iterator[None]:
-    """An error about a volume says of which file it is."""
-    try:
-        yield
-    except VolumeError as error:
-        raise VolumeError(f"{scan.high_res}: {error}") from error
