@@ -186,7 +186,8 @@ class Prediction:
 @dataclass(frozen=True)
 class Optimizer:
     """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage; decay_per_epoch:
-    where given, the rate is multiplied by it after every epoch; drop_halfway: once, after half of the stage's steps.
+    where given, the rate is multiplied by it after every epoch; drop_halfway: once, after half of the stage's steps;
+    clip_norm: where given, a longer gradient (of all weights as one vector, on each device by itself) is shortened to it.
     """
 
     learning_rate: float
@@ -196,9 +197,10 @@ class Optimizer:
     final_learning_rate: float | None = None
     decay_per_epoch: float | None = None
     drop_halfway: float | None = None
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", *self._SCHEDULES):
+        for name in ("learning_rate", "epsilon", "clip_norm", *self._SCHEDULES):
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, f"optimizer.{name} must be over 0 and finite, got {value}")
         for name in ("beta_1", "beta_2"):

@@ -40,7 +40,7 @@ def make_optimizer(spec: Optimizer, steps: int, steps_per_epoch: int = 1) -> ker
         )
     if spec.decay_per_epoch is not None:
         rate = keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, spec.decay_per_epoch, staircase=True)
-    return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon)
+    return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon, global_clipnorm=spec.clip_norm)
 
 
 class AdversarialStep:
