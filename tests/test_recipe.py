@@ -174,6 +174,7 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("evaluation.protocol=mine", "evaluation.protocol"),
         ("stages.0.generator.optimizer.beta_1=1.5", "under 1"),
         ("stages.0.generator.optimizer.epsilon=.inf", "finite"),
+        ("stages.0.generator.optimizer.clip_norm=0", "clip_norm must be over 0"),
         ("stages.0.generator.content.0.weight=-1", "content weight must be 0 or more"),
         ("stages.0.discriminator.adversarial.real_labels=[.nan, 1]", "two finite numbers"),
         ("degradation.sigma=abc", "degradation.sigma must be a number"),

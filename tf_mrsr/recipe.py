@@ -187,7 +187,7 @@ class Prediction:
 class Optimizer:
     """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage; decay_per_epoch:
     where given, the rate is multiplied by it after every epoch; drop_halfway: once, after half of the stage's steps;
-    clip_norm: where given, a longer gradient (of all weights as one vector, on each device by itself) is shortened to it.
+    clip_norm: where given, longer gradients (all weights as one vector, on each device by itself) are shortened to it.
     """
 
     learning_rate: float

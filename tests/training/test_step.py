@@ -122,3 +122,12 @@ def test_learning_rates():
     assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx([1e-3, (1e-3 + 1e-5) / 2, 1e-5], rel=1e-3)
     spec = recipe.load("sanchez2018_srgan3d_x2_resize").stages[0].generator.optimizer
     assert float(make_optimizer(spec, steps=100).learning_rate) == pytest.approx(1e-5)
+
+
+def test_long_gradients_are_shortened_as_one_vector():
+    # Without memory of earlier steps and with an epsilon of 1, Adam moves by g / (|g| + 1), value by value.
+    for clip_norm, moved in ((None, (3 / 4, 4 / 5)), (1.0, (0.6 / 1.6, 0.8 / 1.8)), (10.0, (3 / 4, 4 / 5))):
+        optimizer = make_optimizer(recipe.Optimizer(1.0, 0.0, 0.0, epsilon=1.0, clip_norm=clip_norm), steps=1)
+        weights = [keras.Variable(0.0), keras.Variable(0.0)]
+        optimizer.apply([tf.constant(-3.0), tf.constant(-4.0)], weights)
+        assert [float(w) for w in weights] == pytest.approx(moved)
