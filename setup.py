@@ -39,7 +39,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "codecs": CODECS,
         "tensorboard": ["tensorboard>=2.19,<3"],
-        "onnx": ["tf2onnx>=1.16.1,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "demo": ["nilearn>=0.11,<1"],
         # Peers that `make bench` measures beside tf_mrsr where they are installed.
         "bench": ["torch>=2.6,<3", "monai>=1.5,<2"],

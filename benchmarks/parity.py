@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from tests.networks.test_sanchez2018_golden import build_generator
 from tf_mrsr.networks import narcomey2018, sanchez2018
 
 
-def main() -> None:
+def main() -> int:
+    if not golden.GOLDEN.is_dir():
+        print(
+            f"{golden.GOLDEN}: the original programs' numbers are not here; set TF_MRSR_SHARED to the folder that has "
+            "golden/ in it",
+            file=sys.stderr,
+        )
+        return 1
     print("| case | mode | largest difference | of the output's size |")
     print("| --- | --- | --- | --- |")
     for name, family, model, what in _cases():
@@ -24,6 +32,7 @@ def main() -> None:
             expected = golden.array(name, f"{what}_{mode}.npy", family)
             difference = np.abs(model(image, training=training).numpy() - expected).max()
             print(f"| {name} | {mode} | {difference:.1e} | {difference / np.abs(expected).max():.1e} |")
+    return 0
 
 
 def _cases() -> Iterator[tuple[str, Path, keras.Model, str]]:
@@ -43,4 +52,4 @@ def _cases() -> Iterator[tuple[str, Path, keras.Model, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -193,10 +193,11 @@ def test_what_are_no_facts(tmp_path, text):
         cards.read_facts(tmp_path / "facts.yaml")
 
 
-def _results(folder, recipe_line):
+def _results(folder, recipe_line, degradation="GaussianDecimation(factors=(2, 2, 2), sigma=1.0)"):
     rows = [("a", "cubic", 30), ("b", "cubic", 28), ("a", "network", 31), ("b", "network", None)]
     cases = [{"case": c, "method": m, "psnr": psnr, "ssim": 0.5, "mse": 7} for c, m, psnr in rows]
-    table = {"protocol": [recipe_line, "mask: auto"], "summary": SUMMARY, "cases": cases}
+    protocol = [recipe_line, "mask: auto", f"degradation: {degradation}"]
+    table = {"protocol": protocol, "summary": SUMMARY, "cases": cases}
     folder.mkdir(exist_ok=True)
     (folder / "table.json").write_text(json.dumps(table))
     return folder
@@ -250,6 +251,12 @@ def test_folds_are_joined(tmp_path):
     [
         (lambda f: _results(f, "recipe: li2017_3dsrcnn_r3"), "an evaluation of li2017_3dsrcnn_r3"),
         (lambda f: _results(f, "mask: auto"), "no known recipe"),
+        (
+            lambda f: _results(
+                f, "recipe: sanchez2018_srgan3d_x2_quick", "GaussianDecimation(factors=(4, 4, 4), sigma=1)"
+            ),
+            r"degradation: .*4, 4, 4.*, but the model's is degradation: .*2, 2, 2",
+        ),
         (lambda f: (f / "table.json").write_text("[]"), "not a table"),
         (lambda f: (f / "table.json").write_text('{"cases": [], "summary": 1}'), "not a table"),
         (lambda f: None, "not a results folder"),

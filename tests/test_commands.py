@@ -226,7 +226,7 @@ def test_masks_of_scans_that_share_a_name_are_told_apart(folder, tmp_path, capsy
     assert "no mask named p2_T1w.nii.gz" in capsys.readouterr().err
 
 
-def test_results_go_where_a_link_leads(folder, tmp_path):
+def test_results_go_where_a_link_leads(folder, tmp_path, capsys):
     disk, link = tmp_path / "disk", tmp_path / "results"
     argv = ["--model", str(folder / "run"), "--data", str(folder / "scans" / "sub-0.nii.gz"), "-o"]
     assert evaluate.main([*argv, str(disk)]) == 0
@@ -235,6 +235,10 @@ def test_results_go_where_a_link_leads(folder, tmp_path):
     assert evaluate.main([*argv, str(link), "--overwrite"]) == 0
     assert link.is_symlink()
     assert (disk / "table.md").is_file()
+    (disk / "figures" / "notes.txt").write_text("mine")
+    assert evaluate.main([*argv, str(link), "--overwrite"]) == 1
+    assert "holds notes.txt, which no evaluation made" in capsys.readouterr().err
+    assert (disk / "figures" / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "results"]
 
 
@@ -254,6 +258,20 @@ def test_predict_skips_what_is_bad_or_done(folder, tmp_path, capsys):
     assert predict.main([*argv, "--skip-bad", "--skip-existing"]) == 0
     assert os.stat(tmp_path / "out" / "sub-0.nii.gz").st_mtime_ns == kept
     assert (tmp_path / "out" / "sub-1.nii.gz").exists()
+
+
+def test_predict_leaves_what_another_task_has_done_in_the_meantime(folder, tmp_path, monkeypatch):
+    compute, output = predict._super_resolve, tmp_path / "out"
+
+    def meanwhile(model, source, scan, arguments):
+        output.mkdir(exist_ok=True)
+        (output / source.name).write_bytes(b"of another task")
+        return compute(model, source, scan, arguments)
+
+    monkeypatch.setattr(predict, "_super_resolve", meanwhile)
+    argv = [str(folder / "scans"), "-o", str(output), "--model", str(folder / "run")]
+    assert predict.main([*argv, "--skip-existing"]) == 0
+    assert {path.read_bytes() for path in output.iterdir()} == {b"of another task"}
 
 
 def test_thick_slices_along_any_axis(tmp_path):
@@ -661,6 +679,8 @@ REFUSED = {
     ),
     "other suffix": (predict.main, [SCAN, "-o", "x.mgz", "--model", RUN], "must end in .nii or .nii.gz"),
     "output among inputs": (predict.main, ["scans", "-o", "scans/sr", "--model", RUN], "whose scans are the input"),
+    "empty list": (predict.main, ["none.csv", "-o", "x", "--model", RUN], "none.csv: lists no scans"),
+    "run in a file": (train.main, [*TINY_QUICK, "--data", SCAN, "--run", "row.csv/run"], "row.csv: is a file"),
     "list row": (predict.main, ["row.csv", "-o", "x", "--model", RUN], "row 2 names no NIfTI file"),
     "damaged run": (predict.main, [SCAN, "-o", "x.nii", "--model", "damaged"], "checkpoint is damaged or of another"),
     "no index": (predict.main, [SCAN, "-o", "x.nii", "--model", "unindexed"], "'checkpoint' is missing or damaged"),
@@ -724,6 +744,7 @@ def test_refused_in_one_line_and_nothing_left_behind(folder, tmp_path, monkeypat
     scans.save(tmp_path / "small.nii", np.arange(12**3, dtype=np.float32).reshape(12, 12, 12))
     scans.save(tmp_path / "huge.nii", np.linspace(0, 3e38, 9**3, dtype=np.float32).reshape(9, 9, 9))
     scans.save(tmp_path / "half.nii", half_of_seven())
+    (tmp_path / "none.csv").write_text("path\n")
     (tmp_path / "row.csv").write_text("path\nscans/sub-0.nii.gz\nnotes.txt\n")
     shutil.copytree(folder / "run", tmp_path / "damaged")
     data = next((tmp_path / "damaged" / "generator").glob("*.data*"))

@@ -124,6 +124,15 @@ def test_eight_bits(tmp_path):
     check(read_volume(made.save(tmp_path, datasets)), data)
 
 
+def test_what_others_put_where_siemens_counts_slices_is_no_mosaic(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        del dataset[0x0019, 0x0010]
+        dataset.private_block(0x0019, "PHILIPS MR/PART", create=True).add_new(0x0A, "US", 1)
+        assert (0x0019, 0x100A) in dataset
+    check(read_volume(made.save(tmp_path / "in", datasets)), made.voxels())
+
+
 def test_a_folder_may_hold_anything_else(tmp_path):
     data = made.voxels()
     made.save(tmp_path / "export" / "b", made.slices(data))

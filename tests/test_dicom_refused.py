@@ -49,6 +49,14 @@ def changed(name, words, change, **arguments):
     fault(name, words)(make)
 
 
+def private(element, creator):
+    def change(datasets):
+        for dataset in datasets:
+            dataset.private_block(0x0019, creator, create=True).add_new(element, "US", 36)
+
+    return change
+
+
 def each(**values):
     def change(datasets):
         for dataset in datasets:
@@ -128,6 +136,7 @@ changed("useless slope", "rescale slope or intercept cannot be used", each(Resca
 changed("one place only", "all slices lie at one place", lambda d: d[:1])
 changed("several series", "holds 2 series; choose one with --series-uid", another)
 changed("mosaic", "is a mosaic, many slices side by side", each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))
+changed("mosaic of Siemens' own", "is a mosaic, many slices side by side", private(0x0A, "SIEMENS MR HEADER"))
 changed("colour", "is a colour picture", each(PhotometricInterpretation="PALETTE COLOR"))
 changed(
     "no MR or CT",

@@ -170,6 +170,17 @@ def test_ct_keeps_its_units(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "out").data, data - 1024)
 
 
+@pytest.mark.parametrize(("work", "kept"), [("super-resolved", True), ("synthesised", False)])
+def test_how_a_ct_was_measured_is_kept_where_its_intensities_are(tmp_path, work, kept):
+    datasets = made.slices(ct=True)
+    for dataset in datasets:
+        dataset.KVP, dataset.ConvolutionKernel = "120", "B30f"
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    write_volume(volume, tmp_path / "out", derivation=Derivation("some_recipe", work))
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.KVP, first.get("ConvolutionKernel")) == ((120, "B30f") if kept else (None, None))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "slope", "signed"),
     [

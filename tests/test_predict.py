@@ -1,6 +1,7 @@
 """What predict decides before it computes, and what ends a command early."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_nothing_left_to_do_loads_nothing(stored, tmp_path, monkeypatch):
     (tmp_path / "x.nii").touch()
     argv = [str(stored), "-o", str(tmp_path / "x.nii"), "--model", "sanchez2018_x2", "--skip-existing"]
     assert predict.main(argv) == 0
+
+
+def test_names_that_tables_cannot_hold_are_refused(stored, tmp_path, capsys):
+    try:
+        scan = tmp_path / os.fsdecode(b"M\xfcller.nii.gz")
+        shutil.copy(stored, scan)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert predict.main([str(scan), "-o", str(tmp_path / "x.nii"), "--model", "sanchez2018_x2"]) == 1
+    assert "the name is not in UTF-8" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_heard_during_a_computation():

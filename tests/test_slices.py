@@ -449,5 +449,18 @@ def test_names_that_recur_among_patients_get_their_folders(tmp_path):
     pairs = [Scan(tmp_path / person / "thin.nii") for person in ("a", "b")]
     assert evaluate._names(pairs) == ["a_thin", "b_thin"]
     assert evaluate._names(pairs[:1]) == ["thin"]
-    with pytest.raises(DataError, match="two scans are named a_thin"):
+    above = [Scan(tmp_path / person / "T1w" / "scan.nii") for person in ("a", "b")]
+    assert evaluate._names(above) == ["a_T1w_scan", "b_T1w_scan"]
+    with pytest.raises(DataError, match=r"two scans are named [\w-]*a_thin"):
         evaluate._names([pairs[0], pairs[0]])
+
+
+def test_a_link_to_a_store_keeps_its_name(tmp_path):
+    (tmp_path / "store").mkdir()
+    pairs = []
+    for person in ("a", "b"):
+        (tmp_path / person).mkdir()
+        (tmp_path / "store" / f"key-{person}.nii").write_bytes(b"")
+        (tmp_path / person / "thin.nii").symlink_to(tmp_path / "store" / f"key-{person}.nii")
+        pairs.append(Scan(tmp_path / person / "thin.nii"))
+    assert evaluate._names(pairs) == ["a_thin", "b_thin"]

@@ -265,6 +265,10 @@ def _read_table(results: Path, recipe: Recipe) -> tuple[tuple[str, ...], list[di
             f"{file}: an evaluation of {evaluated.split(',')[0] or 'no known recipe'}, but the model is of "
             f"{recipe.name}; give that model's own evaluation"
         )
+    degraded = f"degradation: {recipe.testing_degradation()}"
+    if degraded not in protocol:
+        found = next((line for line in protocol if line.startswith("degradation: ")), "no known degradation")
+        raise DataError(f"{file}: an evaluation with {found}, but the model's is {degraded}; give its own evaluation")
     return protocol, rows
 
 

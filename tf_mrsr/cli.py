@@ -199,6 +199,14 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error
 
 
+def check_can_hold(folder: Path) -> None:
+    """Raises an OutputError if ``folder`` cannot be made, with those above it that are missing, or not be written."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{existing}: is a file, where the output needs a folder; give another name")
+    check_writable(existing)
+
+
 def load_tensorflow(device: str = "auto") -> None:
     """Imports TensorFlow and Keras without the lines that they print about themselves before any log level holds.
 

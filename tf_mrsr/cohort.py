@@ -187,8 +187,12 @@ def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored", series_u
         axes: "stored", or "slices_last" for the array axes in the order of ``tf_mrsr.geometry.slices_last``.
 
     Raises:
-        VolumeError: as ``read_volume``, or if all voxels are equal, or none is over 0.
+        VolumeError: as ``read_volume``, or if all voxels are equal, none is over 0, or tables could not hold the name.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VolumeError(f"{str(path)!a}: the name is not in UTF-8; rename the file or its folder") from error
     volume = read_volume(path, nan=nan, series_uid=series_uid)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
@@ -229,16 +233,19 @@ def check_size(volume: Volume, *, by_slice: bool = False) -> None:
 def _read_list(path: Path) -> list[Scan]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()]))
+            reader = csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()])
+            header, rows = set(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a list ({error})") from error
     kinds = (("high_res", "low_res"), ("target", "source"), ("path",))
-    columns = next((c for c in kinds if rows and set(c) <= set(rows[0])), None)
+    columns = next((c for c in kinds if set(c) <= header), None)
     if columns is None:
         raise DataError(
             f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res' or 'source' "
             "and 'target', and one scan or pair per line below it"
         )
+    if not rows:
+        raise DataError(f"{path}: lists no scans; expected one scan or pair per line below the header")
     scans = []
     for number, row in enumerate(rows, start=1):
         for column in columns:

@@ -137,29 +137,48 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; give another name or --overwrite")
-    # Only what an evaluation made is ever removed.
-    if output.exists() and not (output / "table.json").is_file():
-        raise OutputError(
-            f"{output}: is not a results folder of an evaluation, so it is not replaced; give another name"
-        )
+    if output.exists():
+        if not overwrite:
+            raise OutputError(f"{output}: exists already; give another name or --overwrite")
+        _check_replaceable(output)
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
     cli.check_writable(output.parent)
 
 
+def _check_replaceable(results: Path) -> None:
+    """Only what an evaluation made is ever removed."""
+    if not (results / "table.json").is_file():
+        raise OutputError(
+            f"{results}: is not a results folder of an evaluation, so it is not replaced; give another name"
+        )
+    foreign = next((path for path in storage.files_below(results) if not _is_result(path.relative_to(results))), None)
+    if foreign is not None:
+        raise OutputError(f"{results}: holds {foreign.name}, which no evaluation made, so it is not replaced; move it")
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an evaluation writes such a file; its path below the results folder."""
+    if path.parts[:-1] == ("figures",):
+        return path.suffix == ".png"
+    return path.as_posix() in ("distribution.png", "table.csv", "table.json", "table.md")
+
+
 def _names(scans: Sequence[Scan]) -> list[str]:
-    """The scans' names; with their folders' where names recur, as where every patient has a folder."""
+    """The scans' names; with those of as many folders above them as tell all apart, as where every patient has one."""
     from tf_mrsr.volume import stem
 
-    names = [stem(scan.high_res) for scan in scans]
-    if len(set(names)) < len(names):
-        names = [f"{scan.high_res.resolve().parent.name}_{name}" for scan, name in zip(scans, names, strict=True)]
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"two scans are named {name}; the table could not tell them apart, rename one")
-    return names
+    # A scan may be a link to a store of another name, so only its folder is resolved.
+    folders = [scan.high_res.parent.resolve().parts[1:] for scan in scans]
+    for above in range(max(map(len, folders)) + 1):
+        names = [
+            "_".join([*parts[max(len(parts) - above, 0) :], stem(scan.high_res)])
+            for scan, parts in zip(scans, folders, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            return names
+    name, _ = Counter(names).most_common(1)[0]
+    raise DataError(f"two scans are named {name}; the table could not tell them apart, rename one")
 
 
 def _measure(

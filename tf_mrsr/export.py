@@ -212,7 +212,7 @@ def _next_version(output: Path) -> Path:
         raise OutputError(f"{output}: is a file; give the name of a folder")
     if any((output / name).exists() for name in (model_folder.SAVED_MODEL_FILE, model_folder.RUN_FILE)):
         raise OutputError(f"{output}: is itself a run or a SavedModel; give another folder, versions go below it")
-    cli.check_writable(next(p for p in (output, *output.parents) if p.is_dir()))
+    cli.check_can_hold(output)
     numbers = [int(p.name) for p in output.iterdir() if p.name.isdigit()] if output.exists() else []
     return output / str(max(numbers, default=0) + 1)
 

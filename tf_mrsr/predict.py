@@ -112,7 +112,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         contrasts=None if card is None or not card.contrasts else Contrasts(*card.contrasts),
     )
     if arguments.skip_existing:
-        jobs = [(source, target) for source, target in jobs if not _is_there(target)]
+        jobs = [(source, target) for source, target in jobs if not _done(target, arguments)]
     if not jobs:
         return
     first = None
@@ -123,16 +123,23 @@ def _predict(arguments: argparse.Namespace) -> None:
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             try:
-                scan = first or _read(source, card, arguments)
-                result = _super_resolve(model, source, scan, arguments)
+                if not _done(target, arguments):
+                    scan = first or _read(source, card, arguments)
+                    result = _super_resolve(model, source, scan, arguments)
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
                 cli.warn(f"left out: {error}")
             else:
-                _make_folder(target.parent)
-                volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
+                if not _done(target, arguments):
+                    _make_folder(target.parent)
+                    volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
+
+
+def _done(target: Path, arguments: argparse.Namespace) -> bool:
+    """Whether there is nothing to do: another task may have written the result in the meantime."""
+    return arguments.skip_existing and _is_there(target)
 
 
 def _read(source: Path, card: Card | None, arguments: argparse.Namespace) -> Volume:
@@ -248,11 +255,8 @@ def plan_outputs(
     for _, target in jobs:
         if target.resolve() in inputs:
             raise OutputError(f"{target}: is one of the scans itself; write to another place")
-    for folder in {target.parent.absolute() for _, target in jobs}:
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-        if not existing.is_dir():
-            raise OutputError(f"{existing}: is a file, where the output needs a folder; give another name")
-        cli.check_writable(existing)
+    for folder in {target.parent for _, target in jobs}:
+        cli.check_can_hold(folder)
     return jobs
 
 

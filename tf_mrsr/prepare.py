@@ -81,9 +81,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
                 raise
             cli.warn(f"left out: {error}")
             continue
-        pairs.append(
-            [os.path.relpath(path.resolve(), output.parent.resolve()) for path in (scan.low_res, scan.high_res)]
-        )
+        # A scan may be a link to a store of another name, so only its folder is resolved.
+        places = [path.parent.resolve() / path.name for path in (scan.low_res, scan.high_res)]
+        pairs.append([os.path.relpath(place, output.parent.resolve()) for place in places])
         rows = zip(series.thick_numbers, series.thin_numbers, series.pairs.distances_mm, strict=True)
         slices += [[folder.name, thick, thin, f"{distance:.3f}"] for thick, thin, distance in rows]
     if len(pairs) == 1:

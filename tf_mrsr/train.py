@@ -125,6 +125,7 @@ def _train(arguments: argparse.Namespace) -> None:
         start_from = None if arguments.start_from is None else model_folder.resolve(arguments.start_from)
         facts = _new_facts(arguments, start_from)
         model_folder.check_new_run(arguments.run)
+    cli.check_can_hold(arguments.run)
     scans = cohort.find_pairs(arguments.data, chosen.contrasts)
     held_out = cohort.find_pairs(arguments.validation, chosen.contrasts) if arguments.validation else []
     _refuse_overlap(scans, held_out)

@@ -29,8 +29,12 @@ ENHANCED = {
 }
 CT = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 MAX_FRAMES = 2**16
-# Siemens' count of slices in one picture; private creator SIEMENS MR HEADER.
-_MOSAIC_TAG = 0x0019100A
+# Siemens' count of slices in one picture. Others use the same element for other things, so its creator counts, whose
+# own place says in which block the element lies.
+_MOSAIC_GROUP, _MOSAIC_ELEMENT, _MOSAIC_CREATOR = 0x0019, 0x0A, "SIEMENS MR HEADER"
+_MOSAIC_TAGS = tuple(
+    _MOSAIC_GROUP << 16 | element for block in range(0x10, 0x20) for element in (block, block << 8 | _MOSAIC_ELEMENT)
+)
 
 HEADER = (
     "ImageType",
@@ -60,7 +64,7 @@ HEADER = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-TAGS = (*HEADER, _MOSAIC_TAG)
+TAGS = (*HEADER, *_MOSAIC_TAGS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def frames_of(path: Path, file: File) -> Iterator[Frame]:
         "image_type": tuple(str(v).upper() for v in _values(dataset, "ImageType")),
         "frame_of_reference": _text(dataset, "FrameOfReferenceUID"),
         "form": form,
-        "mosaic": _MOSAIC_TAG in dataset or "MOSAIC" in (str(v).upper() for v in _values(dataset, "ImageType")),
+        "mosaic": _is_mosaic(dataset),
     }
     if common["class_uid"] not in ENHANCED:
         label = "an instance without number" if number is None else f"instance {number}"
@@ -143,6 +147,15 @@ def frames_of(path: Path, file: File) -> Iterator[Frame]:
     for index, own in enumerate(_items(dataset, "PerFrameFunctionalGroupsSequence") or [Dataset()]):
         groups = [_flat(own), *map(_flat, shared[:1])]
         yield Frame(index=index, label=f"frame {index + 1}", **common, **_geometry(groups))
+
+
+def _is_mosaic(dataset: Dataset) -> bool:
+    if "MOSAIC" in (str(value).upper() for value in _values(dataset, "ImageType")):
+        return True
+    try:
+        return _MOSAIC_ELEMENT in dataset.private_block(_MOSAIC_GROUP, _MOSAIC_CREATOR)
+    except DAMAGED:  # a KeyError where no block is Siemens'
+        return False
 
 
 def _flat(groups: Dataset) -> Dataset:

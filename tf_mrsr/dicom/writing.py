@@ -171,7 +171,7 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     source = volume.source
     header, spacing = source.header, voxel_spacing_mm(volume.affine)
     result = _kept(header, attributes.KEPT)
-    result.update(_ct_acquisition(header) if source.is_ct else _mr_acquisition(header, derivation))
+    result.update(_ct_acquisition(header, derivation) if source.is_ct else _mr_acquisition(header, derivation))
     result.SOPClassUID = CTImageStorage if source.is_ct else MRImageStorage
     result.SeriesInstanceUID = _new_uid()
     result.SeriesNumber = str(min(_whole(header, "SeriesNumber") + _SERIES_NUMBER_OFFSET, _LARGEST_INTEGER))
@@ -271,8 +271,8 @@ def _mr_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
     return result
 
 
-def _ct_acquisition(header: Dataset) -> Dataset:
-    result = _kept(header, attributes.CT_ACQUISITION)
+def _ct_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
+    result = _kept(header, attributes.CT_ACQUISITION if derivation.keeps_contrast else ())
     if "KVP" not in result:
         result.KVP = None
     return result

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tf_mrsr.errors import ModelError
@@ -98,7 +99,7 @@ def _spread(data: np.ndarray, plane: int) -> np.ndarray:
     return np.linspace(lit[0], lit[-1], _SLICES + 2).round().astype(int)[1:-1]
 
 
-def _show(axis, data: np.ndarray, plane: int, at: Sequence[int], spacing: np.ndarray, style: dict) -> None:
+def _show(axis: Axes, data: np.ndarray, plane: int, at: Sequence[int], spacing: np.ndarray, style: dict) -> None:
     across, up = [a for a in range(3) if a != plane]
     image = np.take(data, at[plane], axis=plane)
     axis.imshow(image.T, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **style)

@@ -287,7 +287,7 @@ class Trainer:
             return step(inputs, high_res, number)
 
         jit = self._settings.jit == "on" or (
-            self._settings.jit == "auto" and bool(tf.config.list_physical_devices("GPU"))
+            self._settings.jit == "auto" and bool(tf.config.get_visible_devices("GPU"))
         )
         replica_step = tf.function(one_replica, jit_compile=True) if jit else one_replica
 
