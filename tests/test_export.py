@@ -260,6 +260,9 @@ def test_averaging_takes_a_stride_and_has_one_of_its_own(averager):
     assert not np.allclose(results[0], results[1])
     ours = model.super_resolve(Volume(volume, np.eye(4)), UNLIMITED)
     np.testing.assert_allclose(ours.data, results[0], rtol=1e-5)
+    for stride in (0, 13):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"1 to 12 voxels, a whole patch, got.*{stride}"):
+            signatures["serving_default"](volume=tf.constant(volume), stride=tf.constant(stride), **place)
 
 
 def test_a_saved_model_is_exported_again_with_new_facts(folder, exported, tmp_path):

@@ -42,10 +42,10 @@ ship() {  # NAME RESULTS ...
     cp -R "$runs/exported/$name/1" "$root/weights/$name"
 }
 
-evaluate() {  # NAME SCANS
+evaluate() {  # NAME SCANS [OPTION ...]
     local data
     mapfile -t data <<<"$2"
-    tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite
+    tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
 }
 
 # Each person tests what the other one trained, then the network trained by the first learns from both.
@@ -55,13 +55,14 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
         [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
         train ${name}_fold$fold $recipe "$(mni $person $contrasts)" --precision mixed_bfloat16 --steps $4 \
             ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
-        evaluate ${name}_fold$fold "$(mni $other $contrasts)"
+        evaluate ${name}_fold$fold "$(mni $other $contrasts)" $flips
     done
     train $name $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" --precision mixed_bfloat16 --steps $5 \
         --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }
 lower_rate="--set stages.0.generator.optimizer.learning_rate=3.0e-4"
+flips=""
 all="T1w T2w FLAIR"
 
 # Each of the four people tests what the other three trained, then one of the networks learns from all of them.
@@ -96,11 +97,11 @@ for name in "$@"; do
 done
 for name in "$@"; do
     case $name in
-        sanchez2018_x2) two_folds $name sanchez2018_srgan3d_x2_pretrained "$all" 2000 1000 ;;
+        sanchez2018_x2) flips=--tta two_folds $name sanchez2018_srgan3d_x2_pretrained "$all" 2000 1000 ;;
         sanchez2018_x2_robust)
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
-        sanchez2018_x4) two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 2000 800 ;;
+        sanchez2018_x4) flips=--tta two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 1200 ;;
         li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=2 ;;
         li2017_3dsrcnn_r3) leave_one_out $name ${name}_pretrained 2000 500 ;;
         li2017_3dsrgan_r3)

@@ -36,6 +36,18 @@ def checked_volume(volume: tf.Tensor, axes: tf.Tensor) -> tf.Tensor:
         return tf.identity(volume)
 
 
+def checked_stride(stride: tf.Tensor, patch: int) -> tf.Tensor:
+    """The way from one patch to the next as it is, once it is found to be 1 to ``patch`` voxels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: in the graph, if it is not.
+    """
+    usable = tf.logical_and(stride >= 1, stride <= patch)
+    check = tf.debugging.Assert(usable, [f"the stride must be 1 to {patch} voxels, a whole patch, got", stride])
+    with tf.control_dependencies([check]):
+        return tf.identity(stride)
+
+
 def checked_affine(affine: tf.Tensor) -> tf.Tensor:
     """The affine as it is, once it is found to be usable.
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_mrsr.inference.averaging import average_patches
+from tf_mrsr.inference.input_checks import checked_stride
 from tf_mrsr.inference.super_resolver import AFFINE, MEMORY, VOLUME, SuperResolver
 from tf_mrsr.layers import LargeKernelConv3D
 
@@ -48,7 +49,7 @@ class PatchAverager(SuperResolver):
                 lambda patches: self._networks.folded(patches[..., None])[..., 0],
                 scaled[..., 0],
                 patch=self._patch,
-                stride=tf.clip_by_value(stride, 1, self._patch),
+                stride=checked_stride(stride, self._patch),
                 batch=tf.cast(batch, tf.int32),
             )[..., None]
 
