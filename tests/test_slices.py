@@ -24,7 +24,7 @@ from tf_mrsr.pairs import read_pair
 from tf_mrsr.recipe import Optimizer
 from tf_mrsr.serving import messages
 from tf_mrsr.training.step import make_optimizer
-from tf_mrsr.volume import read_volume
+from tf_mrsr.volume import read_volume, stem
 
 SIZE = (24, 20)
 SMALL = ["network.generator.filters=4", "network.generator.num_residual_blocks=1"]
@@ -453,6 +453,18 @@ def test_names_that_recur_among_patients_get_their_folders(tmp_path):
     assert evaluate._names(above) == ["a_T1w_scan", "b_T1w_scan"]
     with pytest.raises(DataError, match=r"two scans are named [\w-]*a_thin"):
         evaluate._names([pairs[0], pairs[0]])
+
+
+def test_prepare_lists_links_under_their_own_names(patients, tmp_path):
+    """As DataLad keeps files: under keys that need not have an ending."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "people" / "p").mkdir(parents=True)
+    for path in (patients / "p0").iterdir():
+        shutil.copy(path, tmp_path / "store" / f"key-{stem(path)}")
+        (tmp_path / "people" / "p" / path.name).symlink_to(tmp_path / "store" / f"key-{stem(path)}")
+    assert main(["prepare", str(tmp_path / "people"), "-o", str(tmp_path / "pairs.csv")]) == 0
+    folder = tmp_path / "people" / "p"
+    assert find_pairs([tmp_path / "pairs.csv"]) == [Scan(folder / "thin0.nii.gz", folder / "thick0.nii.gz")]
 
 
 def test_a_link_to_a_store_keeps_its_name(tmp_path):
