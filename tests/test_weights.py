@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import scans
-from tf_mrsr import card, model_folder, models, predict
+from tf_mrsr import card, model_folder, models, predict, recipe
 from tf_mrsr.card import NOT_STATED
 from tf_mrsr.inference import models as trained
 
@@ -34,6 +34,13 @@ def test_every_model_is_whole_and_described(name):
     others = [values["psnr"]["mean"] for method, values in summary.items() if not method.startswith("network")]
     assert summary["network"]["psnr"]["mean"] > max(others)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_recipe_is_the_one_in_train(name):
+    """With the changes that the card names."""
+    shipped = model_folder.read_recipe(model_folder.weights_directory() / name)
+    assert recipe.load(shipped.name, shipped.changes) == shipped
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != LARGE])

@@ -101,7 +101,7 @@ for name in "$@"; do
         sanchez2018_x2_robust)
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
-        sanchez2018_x4) flips=--tta two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 1200 ;;
+        sanchez2018_x4) flips=--tta two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 600 ;;
         li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=2 ;;
         li2017_3dsrcnn_r3) leave_one_out $name ${name}_pretrained 2000 500 ;;
         li2017_3dsrgan_r3)
