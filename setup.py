@@ -9,7 +9,6 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tf_mrsr" / "__init__.py").read_text()).group(1)
 # Permissive licences only: pylibjpeg-libjpeg, which reads older JPEG, is GPL.
 CODECS = ["pylibjpeg>=2,<3", "pylibjpeg-openjpeg>=2.3,<3", "pyjpegls>=1.4,<2"]
-ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"]
 
 setup(
     name="tf-mrsr",
@@ -40,7 +39,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "codecs": CODECS,
         "tensorboard": ["tensorboard>=2.19,<3"],
-        "onnx": ONNX,
+        "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "demo": ["nilearn>=0.11,<1"],
         # Peers that `make bench` measures beside tf_mrsr where they are installed.
         "bench": ["torch>=2.6,<3", "monai>=1.5,<2"],
@@ -52,7 +51,6 @@ setup(
             "nilearn>=0.11,<1",
             "highdicom>=0.25,<1",
             *CODECS,
-            *ONNX,
         ],
     },
     entry_points={"console_scripts": ["tf-mrsr = tf_mrsr.__main__:main"]},
