@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -99,21 +100,37 @@ def test_names_that_tables_cannot_hold_are_refused(stored, tmp_path, capsys):
     assert "the name is not in UTF-8" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_heard_during_a_computation():
-    done = threading.Event()
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal's foreground; shells let their background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_heard_during_a_computation(ctrl_c):
+    begun, wanted, done = tf.Variable(False), tf.Variable(True), threading.Event()
 
     @tf.function
-    def long(x):
-        return tf.while_loop(lambda i, x: i < 400, lambda i, x: (i + 1, x @ x / 512), (0, x))[1]
+    def computation():
+        begun.assign(True)
+        return tf.while_loop(lambda i: wanted, lambda i: (i + 1,), (0,))
 
     def work():
-        long(tf.ones((512, 512)))
+        computation()
         done.set()
 
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    def interrupt():
+        while not begun.numpy():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # by then it was heard, or it waits for the computation's end
+        wanted.assign(False)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         cli.interruptible(work)
-    assert not done.is_set()
+    assert wanted.numpy()
     assert done.wait(60)
 
 
