@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from tests import golden, scans
-from tf_mrsr import __main__, cli, cohort, evaluate, predict, recipe, run_folder, train
+from tf_mrsr import __main__, bfloat16, cli, cohort, evaluate, predict, recipe, run_folder, train
 from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import BlockAverage
 from tf_mrsr.evaluation import prepare_case
@@ -120,6 +120,17 @@ def test_predict_in_bfloat16_is_close(folder, tmp_path):
     rounded, exact = (nib.load(tmp_path / f"{precision}.nii").get_fdata() for precision in ("bfloat16", "float32"))
     difference = np.abs(rounded - exact).max() / np.abs(exact).max()
     assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize(("speed", "warned"), [(0.0816, True), (1.7, False)])
+def test_a_machine_that_is_slow_in_bfloat16_is_told_of(folder, tmp_path, capsys, monkeypatch, speed, warned):
+    monkeypatch.setattr(bfloat16, "speed", lambda: speed)
+    words = "warning: in bfloat16 this machine has 0.082 times its speed in float32; leave out --precision"
+    argv = [str(folder / SCAN), "-o", str(tmp_path / "out.nii"), "--model", str(folder / "run")]
+    assert predict.main([*argv, "--precision", "bfloat16"]) == 0
+    assert (words in capsys.readouterr().err) == warned
+    assert predict.main([*argv, "--overwrite"]) == 0
+    assert words not in capsys.readouterr().err
 
 
 def test_predict_takes_folders_and_lists(folder, tmp_path):

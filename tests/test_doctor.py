@@ -22,6 +22,7 @@ def test_the_doctor_tells_what_is_there(capsys, monkeypatch, tmp_path):
     assert found["TensorFlow"].startswith("2.")
     assert found["convolution"].startswith("runs, on ")
     assert found["convolution by XLA"].startswith(("runs, on ", "fails: "))
+    assert float(found["bfloat16"].removesuffix(" times the speed of float32 (for --precision)")) > 0
     assert str(tmp_path) in found["shipped models"]
     assert int(found["processor cores"]) >= 1
     assert "GB" in found["memory"]

@@ -11,7 +11,7 @@ import tf_mrsr
 
 PACKAGE = Path(tf_mrsr.__file__).parent
 LAYERS = [
-    {"errors", "progress", "limits", "fourier", "storage"},
+    {"errors", "progress", "limits", "fourier", "storage", "bfloat16"},
     {"geometry", "volume", "nifti", "dicom", "intensity", "pickled_arrays"},
     {"layers", "losses", "patches", "augmentation", "degradation", "metrics", "baselines", "cohort"},
     {"pairs", "matched_series", "slice_pairs"},

@@ -72,9 +72,10 @@ def test_li2017_protocol_by_hand():
     assert values["psnr"] == pytest.approx(20 * np.log10(10), rel=1e-5)
 
 
-def test_extreme_scales_overflow_nowhere():
+@pytest.mark.parametrize("protocol", ["masked", "sanchez2018", "li2017", "taloma2020"])
+def test_extreme_scales_overflow_nowhere(protocol):
     values = [
-        metrics.PROTOCOLS["masked"].compare(TRUTH * s, ESTIMATE * s, np.ones(TRUTH.shape, bool))
+        metrics.PROTOCOLS[protocol].compare(TRUTH * s, ESTIMATE * s, np.ones(TRUTH.shape, bool))
         for s in (np.float32(1), np.float32(1e36), np.float32(1e-30))
     ]
     for name in ("psnr", "ssim"):

@@ -25,12 +25,11 @@ def read(scan):
 
 
 def test_a_thick_scan_on_the_expected_grid_is_taken_as_it_is_but_for_its_scale(tmp_path):
-    thin = scans.blobs(SHAPE, THIN) + 50
-    thick = BY_THREE(thin)
+    """What would have been measured on the thin scan's scale: a thick slice has less contrast than thin ones."""
+    thick = BY_THREE(scans.blobs(SHAPE, THIN) + 50)
     scan = pair(tmp_path, BY_THREE.grid_map(SHAPE).apply_to_affine(THIN), 7 * thick + 100)
     high_res, low_res = read(scan)
-    expected = (thick - thick.mean()) * (thin.std() / thick.std()) + thin.mean()
-    np.testing.assert_allclose(low_res.data, expected, rtol=1e-4)
+    np.testing.assert_allclose(low_res.data, thick, rtol=1e-4)
     np.testing.assert_allclose(low_res.affine, BY_THREE.grid_map(SHAPE).apply_to_affine(THIN), atol=1e-5)
     assert high_res.shape == SHAPE
 

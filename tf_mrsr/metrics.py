@@ -108,7 +108,7 @@ def _compare_li2017(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -
 
 
 def _compare_taloma2020(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    centre, width = float(truth.mean()), float(truth.std())
+    centre, width = (float(f(truth, dtype=np.float64)) for f in (np.mean, np.std))
     if width == 0:
         raise DataError("the truth is constant, so it cannot be standardised")
     truth, estimate = ((data - centre) / width for data in (truth, estimate))

@@ -26,8 +26,8 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
     """The high-resolution volume, cut to what the degradation can use, and the low-resolution one.
 
     The latter is what the degradation makes of the former or, for a real pair, what was scanned. A scanned volume is
-    resampled (linearly) onto the grid that the degradation would have made, and brought to the high-resolution scan's
-    mean and standard deviation, because two scans have two intensity scales.
+    resampled (linearly) onto the grid that the degradation would have made, and brought to the mean and the standard
+    deviation of what the degradation would have made, because two scans have two intensity scales.
 
     Args:
         scan: the files.
@@ -54,7 +54,8 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
     affine = grid_map.apply_to_affine(high_res.affine)
     _check_spacing(scan, low_res, affine, degradation)
     data = _resample(scan, low_res, affine, shape)
-    scaled = (data - data.mean()) * (high_res.data.std() / data.std()) + high_res.data.mean()
+    simulated = degradation(high_res.data)
+    scaled = (data - data.mean()) * (simulated.std() / data.std()) + simulated.mean()
     return high_res, high_res.resampled(scaled, grid_map)
 
 

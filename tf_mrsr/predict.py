@@ -186,6 +186,8 @@ def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
 
     folder = model_folder.resolve(arguments.model)
     cli.load_tensorflow(arguments.device)
+    if arguments.precision == "bfloat16":
+        cli.warn_of_slow_bfloat16()
     from tf_mrsr.inference import models
 
     return models.load(folder, "mixed_bfloat16" if arguments.precision == "bfloat16" else "float32")

@@ -38,8 +38,8 @@ class Triples(NamedTuple):
 def match_slices(low_res_mm: np.ndarray, high_res_mm: np.ndarray, window: int = WINDOW) -> SlicePairs:
     """For each thick slice in turn the nearest of the next thin slices that are not used yet.
 
-    Greedy and one to one, as section 3 of the paper and the program have it: of the ``window`` thin slices behind the
-    one matched last, the nearest is taken, the first of equally near ones. What was passed over is not looked at again,
+    One to one by the least distance, as section 3 of the paper has it, and greedy as in the program: of the ``window``
+    thin slices behind the one matched last, the nearest is taken, the first of equally near ones. What was passed over is not looked at again,
     so both series must run in the same direction.
 
     Args:

@@ -131,6 +131,8 @@ def _train(arguments: argparse.Namespace) -> None:
     _refuse_overlap(scans, held_out)
 
     cli.load_tensorflow(arguments.device)
+    if facts["precision"] == "mixed_bfloat16":
+        cli.warn_of_slow_bfloat16()
     from tf_mrsr import networks, run_folder
     from tf_mrsr.card import SPACING_KEY
     from tf_mrsr.pipeline import PatchPairs

@@ -118,7 +118,7 @@ def test_the_programs_own_checkpoint_becomes_a_model(tmp_path):
 
 FAULTS = {
     "missing": (lambda t: t.pop("SRGAN_g/BN-conv2/beta"), "SRGAN_g/BN-conv2/beta is missing"),
-    "left over": (lambda t: t.update(beta1_power=np.float32(0.9)), "beta1_power is left over"),
+    "left over": (lambda t: t.update({"SRGAN_g/conv3/b_conv3d": np.zeros(2)}), "SRGAN_g/conv3/b_conv3d is left over"),
     "misshapen": (
         lambda t: t.update({"SRGAN_g/conv1/b_conv3d": np.zeros(3, np.float32)}),
         "SRGAN_g/conv1/b_conv3d is (3,) instead of (2,)",
@@ -136,6 +136,21 @@ def test_tensors_that_do_not_fit(tmp_path, name):
     with pytest.raises(ModelError) as refused:
         conversion.load(model, prefix)
     assert words in str(refused.value)
+
+
+def test_what_the_programs_training_saves_with_the_generator_is_not_read(tmp_path):
+    """Its Saver has no list of variables, so it takes all: both networks, both optimisers, counters."""
+    model = small()
+    model.get_layer("conv_last").bias.assign([7])
+    tensors = named(model)
+    slots = {f"{name}/{slot}": -np.ones_like(tensor) for name, tensor in tensors.items() for slot in ("Adam", "Adam_1")}
+    others = ("SRGAN_d/conv1/b_conv3d", "SRGAN_d/dense1/W", "SRGAN_d/dense1/W/Adam", "learning_rate/Variable")
+    others += ("Variable", "beta1_power", "beta2_power", "beta1_power_1", "beta2_power_1")
+    prefix = write_checkpoint(tmp_path / "model", tensors | slots | dict.fromkeys(others, np.float32(0.9)))
+    copy = small()
+    conversion.load(copy, prefix)
+    for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("which", ["folder", "prefix", "index"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import keras
@@ -27,6 +28,8 @@ LAYERS = {
     r"conv_last": "convlast",
 }
 SCOPE = "SRGAN_g"
+# What Adam remembers of a variable stands below the variable's name.
+GENERATORS_OWN = re.compile(rf"{SCOPE}/.*(?<!/Adam)(?<!/Adam_1)")
 
 
 def load(generator: keras.Model, source: Path) -> None:
@@ -69,11 +72,15 @@ def _turn(tensor: np.ndarray) -> np.ndarray:
 
 
 def read_checkpoint(source: Path) -> dict[str, np.ndarray]:
-    """All tensors of a TensorFlow checkpoint by name; see ``load``."""
+    """The generator's tensors of a TensorFlow checkpoint by name; see ``load``.
+
+    The program's training saves the discriminator, both optimisers and its counters with them; these are not read.
+    """
     prefix = _prefix(source)
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
+        names = filter(GENERATORS_OWN.fullmatch, reader.get_variable_to_shape_map())
+        return {name: np.asarray(reader.get_tensor(name)) for name in names}
     except DAMAGED as error:
         raise ModelError(f"{source}: the checkpoint is damaged or incomplete; fetch it again") from error
 
