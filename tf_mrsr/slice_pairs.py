@@ -39,8 +39,8 @@ def match_slices(low_res_mm: np.ndarray, high_res_mm: np.ndarray, window: int = 
     """For each thick slice in turn the nearest of the next thin slices that are not used yet.
 
     One to one by the least distance, as section 3 of the paper has it, and greedy as in the program: of the ``window``
-    thin slices behind the one matched last, the nearest is taken, the first of equally near ones. What was passed over is not looked at again,
-    so both series must run in the same direction.
+    thin slices behind the one matched last, the nearest is taken, the first of equally near ones. What was passed over
+    is not looked at again, so both series must run in the same direction.
 
     Args:
         low_res_mm: positions of the thick slices, (n, 3).

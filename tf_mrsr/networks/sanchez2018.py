@@ -118,9 +118,9 @@ def discriminator(
         x = _batch_norm(f"conv{i}_bn")(x)
         x = _leaky_relu(f"conv{i}_act", DISCRIMINATOR_SLOPE)(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(DENSE_UNITS, kernel_initializer=_normal(DENSE_STDDEV), name="dense1")(x)
+    x = layers.Dense(DENSE_UNITS, kernel_initializer=_truncated_normal(), name="dense1")(x)
     x = _leaky_relu("dense1_act", DISCRIMINATOR_SLOPE)(x)
-    logits = layers.Dense(1, kernel_initializer=_normal(DENSE_STDDEV), dtype="float32", name="logits")(x)
+    logits = layers.Dense(1, kernel_initializer=_truncated_normal(), dtype="float32", name="logits")(x)
     return keras.Model(patch, logits, name="sanchez2018_discriminator")
 
 
@@ -178,3 +178,8 @@ def _leaky_relu(name: str, slope: float) -> layers.Layer:
 
 def _normal(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=stddev)
+
+
+def _truncated_normal() -> keras.initializers.Initializer:
+    """Of dense layers: drawn again beyond two standard deviations, as TensorLayer does where nothing is given."""
+    return keras.initializers.TruncatedNormal(stddev=DENSE_STDDEV)

@@ -17,12 +17,15 @@ Made from the recipes in `train/` by `python -m tf_mrsr.report.fidelity > docs/f
 
 A line is a value of the recipes, by its place in the file. Recipes of one paper share a table; where they differ, the
 values stand in the order of the recipes, with " / " between them. *paper* is what the paper says: the recipe's value
-unless a departure is listed. *program* is the authors' program, where one is public: that of the recipes ending in
-`_code`. *here* holds the paper's recipes, and after a semicolon the program's where they differ. Below each table stand
+unless a departure is listed. *program* is the authors' program, which recipes ending in `_code` follow; "no recipe"
+where there are none (no program of li2017 is public, and the one that taloma2020's report names was not at hand).
+*here* holds the paper's recipes, and after a semicolon the program's where they differ. Below each table stand
 departures that are not about a single value, and why each departure was made.
 """
 CHANGED = ("_quick", "_pretrained")  # endings of recipes that are not the paper's experiment
 _SHOWN = ("network", "contrasts", "degradation", "axes", "intensity", "patches", "batch_size", "prediction", "stages")
+_SHOWN += ("evaluation",)
+_NOT_SHOWN = ("name", "baselines")  # of them more are measured than papers have
 
 
 def page() -> str:
@@ -65,7 +68,7 @@ def _reasons(recipes: Sequence[Recipe]) -> str:
 def _source(key: str, entries: Sequence[tuple[Recipe, Mapping]]) -> str:
     """What the source has: what a departure says of the value, else the value itself."""
     if not entries:
-        return "none public"
+        return "no recipe"
     found = []
     for of_source, values in entries:
         departure = _departure_about(key, of_source)
@@ -91,7 +94,7 @@ def _content(name: str) -> dict[str, str]:
     """The values that the recipe's file states, by their places."""
     content = yaml.safe_load((recipe.recipe_directory() / f"{name}.yaml").read_text(encoding="utf-8"))
     values = dict(_leaves({key: value for key, value in content.items() if key in _SHOWN}))
-    return {key: value for key, value in values.items() if not key.endswith("name")}
+    return {key: value for key, value in values.items() if not key.endswith(_NOT_SHOWN)}
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
