@@ -47,7 +47,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
-            "ruff>=0.12,<1",
+            "ruff>=0.17,<0.18",
             "nilearn>=0.11,<1",
             "highdicom>=0.25,<1",
             *CODECS,

@@ -15,11 +15,13 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from benchmarks.table import Row
+from tf_mrsr.limits import SLOW_BFLOAT16
 
 # Some libraries write more below it.
 _ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
@@ -55,7 +57,27 @@ def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
 def limits(*, quick: bool) -> list[Row]:
     """Matrix multiplication, copying and inflating, each the best of some tries."""
     rows = in_process(_limits, size=2048 if quick else 4096)
-    return [Row("machine", case, rate=rate, unit=unit) for case, rate, unit in rows]
+    note = "" if has_bfloat16() else "no instructions for it: its rows are left out"
+    return [
+        *(Row("machine", case, rate=rate, unit=unit) for case, rate, unit in rows),
+        Row("machine", "3D convolution, bfloat16", ratio=_bfloat16_speed(), to="its speed in float32", note=note),
+    ]
+
+
+def has_bfloat16() -> bool:
+    """Whether computing in bfloat16 is not much slower than in float32 here."""
+    return _bfloat16_speed() >= SLOW_BFLOAT16
+
+
+@cache
+def _bfloat16_speed() -> float:
+    return in_process(_measure_bfloat16)
+
+
+def _measure_bfloat16() -> float:
+    from tf_mrsr import bfloat16
+
+    return bfloat16.speed()
 
 
 def _limits(size: int) -> list[tuple[str, float, str]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.machine import fastest, gemm_rate, in_process, noisy_ball, peak_mb, timed
+from benchmarks.machine import fastest, gemm_rate, has_bfloat16, in_process, noisy_ball, peak_mb, timed
 from benchmarks.table import Row
 from tf_mrsr.limits import DEFAULT_MEMORY, UNLIMITED
 
@@ -48,16 +48,17 @@ SMALLER = 2
 
 
 def run(*, quick: bool) -> Iterator[Row]:
+    precisions = ("float32", "bfloat16") if has_bfloat16() else ("float32",)
     for case in CASES:
         shape = [n // SMALLER for n in case.low_shape] if quick else case.low_shape
         about = {"network": case.network, "arguments": case.arguments, "shape": list(shape)}
         base = {}
-        for precision in ("float32", "bfloat16"):
+        for precision in precisions:
             for memory in (UNLIMITED, GIGABYTE // (8 if quick else 1)):
                 found = in_process(measure, **about, precision=precision, memory=memory)
                 yield _row(case.name, shape, precision, memory, found, base)
                 base[precision, memory] = found["seconds"]
-        ours = {precision: base[precision, UNLIMITED] for precision in ("float32", "bfloat16")}
+        ours = {precision: base[precision, UNLIMITED] for precision in precisions}
         yield from _peers(case.name, about, ours, quick=quick)
     yield from _linearity(quick=quick)
     yield _from_file_to_file(quick=quick)
@@ -85,7 +86,7 @@ def _row(name: str, shape: list[int], precision: str, memory: int, found: dict, 
 
 
 def _peers(name: str, about: dict, ours: dict[str, float], *, quick: bool) -> Iterator[Row]:
-    for precision in ("float32", "bfloat16"):
+    for precision in ours:
         yield from peers.rows(
             "prediction",
             f"{name}, PyTorch, {precision}",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.machine import gemm_rate, in_process, peak_mb, timed
+from benchmarks.machine import gemm_rate, has_bfloat16, in_process, peak_mb, timed
 from benchmarks.prediction import flop_per_low_voxel
 from benchmarks.table import Row
 
@@ -28,7 +28,7 @@ STEPS = 5
 
 def run(*, quick: bool) -> Iterator[Row]:
     for shape in (COMPARED,) if quick else SHAPES:
-        for precision in ("float32", "mixed_bfloat16"):
+        for precision in ("float32", "mixed_bfloat16") if has_bfloat16() else ("float32",):
             ours = in_process(measure, shape=shape, precision=precision)
             yield _row(f"{_name(shape)}, {precision}", precision, ours, f"{ours['retraces']} retraces after the first")
             if shape == COMPARED:

@@ -1,6 +1,10 @@
 import os
+import tempfile
 
+# Before Keras is imported: what its user has set for other programs does not hold here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["KERAS_HOME"] = tempfile.mkdtemp()
 
 import gzip
 import shutil
@@ -8,6 +12,12 @@ import shutil
 import pytest
 
 from tests import golden
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keras_home():
+    yield
+    shutil.rmtree(os.environ["KERAS_HOME"])
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,9 @@ NARCOMEY = FAMILIES / "narcomey"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the original programs' numbers (shared/golden) are not here"
 )
-needs_scans = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real scans (shared/data) are not here")
+needs_scans = pytest.mark.skipif(
+    not (SHARED / "data" / "mni").is_dir(), reason="the real scans (shared/data) are not here"
+)
 
 _A, _B = 0.7, 0.37
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -18,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 from tests import golden, scans
-from tf_mrsr import __main__, bfloat16, cli, cohort, evaluate, predict, recipe, run_folder, train
+from tf_mrsr import __main__, bfloat16, cli, cohort, evaluate, limits, predict, recipe, run_folder, train
 from tf_mrsr.cohort import Scan
 from tf_mrsr.degradation import BlockAverage
 from tf_mrsr.evaluation import prepare_case
@@ -125,12 +126,95 @@ def test_predict_in_bfloat16_is_close(folder, tmp_path):
 @pytest.mark.parametrize(("speed", "warned"), [(0.0816, True), (1.7, False)])
 def test_a_machine_that_is_slow_in_bfloat16_is_told_of(folder, tmp_path, capsys, monkeypatch, speed, warned):
     monkeypatch.setattr(bfloat16, "speed", lambda: speed)
-    words = "warning: in bfloat16 this machine has 0.082 times its speed in float32; leave out --precision"
+    words = "warning: in bfloat16 this machine has 0.082 times its speed in float32; "
     argv = [str(folder / SCAN), "-o", str(tmp_path / "out.nii"), "--model", str(folder / "run")]
     assert predict.main([*argv, "--precision", "bfloat16"]) == 0
-    assert (words in capsys.readouterr().err) == warned
+    assert (f"{words}leave out --precision\n" in capsys.readouterr().err) == warned
     assert predict.main([*argv, "--overwrite"]) == 0
     assert words not in capsys.readouterr().err
+    data = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
+    assert train.main([*TINY_QUICK, *data, "--steps", "1", "--precision", "mixed_bfloat16"]) == 0
+    assert (f"{words}leave out --precision\n" in capsys.readouterr().err) == warned
+    assert train.main([*data, "--resume"]) == 0
+    assert (f"{words}go on on another machine" in capsys.readouterr().err) == warned
+
+
+def test_the_mean_over_flips(folder, tmp_path, capsys):
+    """``--tta`` gives the mean of eight predictions of mirrored scans, mirrored back."""
+    scan = read_volume(folder / SCAN)
+    argv = [str(folder / SCAN), "-o", str(tmp_path / "out.nii"), "--model", str(folder / "run"), "--tta"]
+    assert predict.main(argv) == 0
+    model = models.load(folder / "run")
+    mirrored = []
+    for axes in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
+        low_res = replace(scan, data=np.ascontiguousarray(np.flip(scan.data, axes)))
+        # The result's first voxel lies on the scan's first one, so a mirrored result begins r - 1 voxels earlier.
+        high_res = np.flip(model.super_resolve(low_res, limits.UNLIMITED).data, axes)
+        shift = [1 if axis in axes else 0 for axis in range(3)]
+        inner = tuple(slice(2 + s, n - 2 + s) for s, n in zip(shift, high_res.shape, strict=True))
+        mirrored.append(high_res[inner])
+    found = nib.load(tmp_path / "out.nii").get_fdata()[2:-2, 2:-2, 2:-2]
+    assert np.abs(np.mean(mirrored, axis=0) - mirrored[0]).max() > 1e-3
+    np.testing.assert_allclose(found, np.mean(mirrored, axis=0), atol=1e-3)
+    argv = ["--data", str(folder / SCAN), "-o", str(tmp_path / "results"), "--model", str(folder / "run"), "--tta"]
+    assert evaluate.main(argv) == 0
+    assert "| network, mean over flips |" in capsys.readouterr().out
+
+
+def test_nan_is_refused_or_set_to_zero_by_every_command(folder, tmp_path, capsys):
+    data = np.asarray(nib.load(folder / SCAN).dataobj, np.float32)
+    data[10, 10, 10] = np.nan
+    scan = scans.save(tmp_path / "nan.nii", data, scans.OBLIQUE)
+    data[10, 10, 10] = 0
+    zero = scans.save(tmp_path / "zero.nii", data, scans.OBLIQUE)
+    commands = {
+        predict: lambda path: [path, "--model", str(folder / "run"), "-o", str(tmp_path / "predicted.nii")],
+        evaluate: lambda path: ["--data", path, "--model", str(folder / "run"), "-o", str(tmp_path / "results")],
+        train: lambda path: [*TINY_QUICK, "--data", path, "--run", str(tmp_path / "run"), "--steps", "1"],
+    }
+    for command, argv in commands.items():
+        assert command.main(argv(str(scan))) == 1
+        assert "NaN" in capsys.readouterr().err
+        assert command.main([*argv(str(scan)), "--nan", "zero"]) == 0
+    assert predict.main([str(zero), "--model", str(folder / "run"), "-o", str(tmp_path / "of_zero.nii")]) == 0
+    found, expected = (nib.load(tmp_path / name).get_fdata() for name in ("predicted.nii", "of_zero.nii"))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_cache_xla_and_precision_reach_the_training(folder, tmp_path, monkeypatch):
+    given = {}
+
+    class Trainer(loop.Trainer):
+        def __init__(self, recipe, pairs, validation, settings):
+            given.update(cache=pairs._cache_bytes, jit=settings.jit)
+            super().__init__(recipe, pairs, validation, settings)
+            given["precision"] = self.generator.get_layer("conv_first").compute_dtype
+
+    monkeypatch.setattr(loop, "Trainer", Trainer)
+    argv = [*TINY_QUICK, "--data", str(folder / "scans"), "--steps", "1"]
+    assert train.main([*argv, "--run", str(tmp_path / "a")]) == 0
+    assert given == {"cache": limits.DEFAULT_CACHE, "jit": "auto", "precision": "float32"}
+    others = ["--cache", "3MB", "--jit", "off", "--precision", "mixed_bfloat16"]
+    assert train.main([*argv, "--run", str(tmp_path / "b"), *others]) == 0
+    assert given == {"cache": 3 * 2**20, "jit": "off", "precision": "bfloat16"}
+
+
+@pytest.mark.parametrize(("jit", "compiled"), [("on", ["one_replica"]), ("off", [])])
+def test_xla_where_it_is_asked_for(folder, tmp_path, monkeypatch, jit, compiled):
+    found = []
+
+    class TensorFlow:
+        def __getattr__(self, name):
+            return getattr(tf, name)
+
+        def function(self, *arguments, **options):
+            found.extend(function.__name__ for function in arguments if options.get("jit_compile"))
+            return tf.function(*arguments, **options)
+
+    monkeypatch.setattr(loop, "tf", TensorFlow())
+    argv = [*TINY_QUICK, "--data", str(folder / "scans"), "--run", str(tmp_path / "run"), "--steps", "1"]
+    assert train.main([*argv, "--jit", jit]) == 0
+    assert found == compiled
 
 
 def test_predict_takes_folders_and_lists(folder, tmp_path):

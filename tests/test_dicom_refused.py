@@ -344,6 +344,7 @@ def test_missing_codecs_are_named(tmp_path, monkeypatch):
         reading.read(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process's memory is read from Linux' /proc")
 def test_hostile_files_take_no_memory(tmp_path):
     """A megabyte that would become a gigabyte, read in a process that may not have half of that."""
     made.save(tmp_path / "a", made.slices(), DeflatedExplicitVRLittleEndian)

@@ -1,4 +1,4 @@
-"""What a source distribution holds, by setuptools' own list of it."""
+"""What the distributions hold, by setuptools' own list and by what it copies for a wheel."""
 
 import subprocess
 import sys
@@ -21,3 +21,15 @@ def test_the_source_distribution_is_whole(tmp_path):
     here = [path.relative_to(ROOT) for folder in FOLDERS for path in files_below(ROOT / folder)]
     expected = {path.as_posix() for path in here if path.suffix != ".pyc"} | set(FILES)
     assert expected - set(listed.read_text().splitlines()) == set()
+
+
+def test_the_wheel_has_recipes_and_weights(tmp_path):
+    pytest.importorskip("setuptools")
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    egg_info = ["egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run([*command[:3], *egg_info, *command[3:]], cwd=ROOT, check=True, capture_output=True)
+    for folder, package, pattern in (("train", "_recipes", "*.yaml"), ("weights", "_weights", "**/*")):
+        expected = {p.relative_to(ROOT / folder) for p in (ROOT / folder).glob(pattern) if p.is_file()}
+        built = tmp_path / "tf_mrsr" / package
+        assert expected
+        assert {p.relative_to(built) for p in built.rglob("*") if p.is_file()} == expected

@@ -23,8 +23,6 @@ MODEL_HELP = "run folder, SavedModel folder, or the name of a model that comes w
 # Keras imports these where they are installed, for features that no command uses: a quarter of TensorFlow's import.
 _KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
 _Result = TypeVar("_Result")
-# Under this share of float32's speed bfloat16 was no good choice; other work disturbs the measurement by less.
-_SLOW_BFLOAT16 = 0.8
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -240,13 +238,13 @@ def load_tensorflow(device: str = "auto") -> None:
         os.close(kept)
 
 
-def warn_of_slow_bfloat16() -> None:
-    """A warning where the machine is faster in float32; TensorFlow must be loaded."""
+def warn_of_slow_bfloat16(remedy: str) -> None:
+    """A warning, and what to do, where the machine is much faster in float32; TensorFlow must be loaded."""
     from tf_mrsr import bfloat16
 
     ratio = bfloat16.speed()
-    if ratio < _SLOW_BFLOAT16:
-        warn(f"in bfloat16 this machine has {ratio:.2g} times its speed in float32; leave out --precision")
+    if ratio < limits.SLOW_BFLOAT16:
+        warn(f"in bfloat16 this machine has {ratio:.2g} times its speed in float32; {remedy}")
 
 
 @contextmanager

@@ -21,7 +21,10 @@ _DISTRIBUTIONS_OF_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-inte
 _OPTIONAL = {
     "nilearn": ("tf-mrsr demo", "pip install '.[demo]' in tf_mrsr's folder"),
     "tensorboard": ("TensorBoard's view of a training", "pip install '.[tensorboard]' in tf_mrsr's folder"),
-    "tf2onnx": ("tf-mrsr export --format onnx", "pip install '.[onnx]' in tf_mrsr's folder"),
+    **dict.fromkeys(
+        ("tf2onnx", "onnx", "onnxruntime"),
+        ("tf-mrsr export --format onnx", "pip install '.[onnx]' in tf_mrsr's folder"),
+    ),
 }
 # Module -> transfer syntaxes that pydicom reads with it.
 _CODECS = {

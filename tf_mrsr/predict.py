@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16: faster where the processor has instructions for it, the result differs a little (default "
-        "float32)",
+        help="bfloat16: faster where the processor has instructions for it, else much slower (tf-mrsr doctor measures "
+        "it); the result differs a little (default float32)",
     )
     arguments.add_argument("--series-uid", metavar="UID", help="the DICOM series to take, where there are several")
     arguments.add_argument("--list-series", action="store_true", help="list the DICOM series in SCANS and stop")
@@ -187,7 +187,7 @@ def _open_model(arguments: argparse.Namespace) -> Model | RemoteModel:
     folder = model_folder.resolve(arguments.model)
     cli.load_tensorflow(arguments.device)
     if arguments.precision == "bfloat16":
-        cli.warn_of_slow_bfloat16()
+        cli.warn_of_slow_bfloat16("leave out --precision")
     from tf_mrsr.inference import models
 
     return models.load(folder, "mixed_bfloat16" if arguments.precision == "bfloat16" else "float32")

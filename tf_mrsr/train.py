@@ -67,7 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="trained weights of VGG19, for recipes with the loss vgg19_features: Keras' .h5, or .npy or .npz",
     )
-    arguments.add_argument("--precision", choices=("float32", "mixed_bfloat16"), help="default float32")
+    arguments.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        help="mixed_bfloat16: less memory, and faster where the processor has instructions for it, else much slower "
+        "(tf-mrsr doctor measures it); default float32",
+    )
     arguments.add_argument(
         "--jit", choices=("auto", "on", "off"), default="auto", help="XLA: on GPUs only (auto, default), always, never"
     )
@@ -132,7 +137,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
     cli.load_tensorflow(arguments.device)
     if facts["precision"] == "mixed_bfloat16":
-        cli.warn_of_slow_bfloat16()
+        cli.warn_of_slow_bfloat16(
+            "go on on another machine, or begin a new run in float32" if arguments.resume else "leave out --precision"
+        )
     from tf_mrsr import networks, run_folder
     from tf_mrsr.card import SPACING_KEY
     from tf_mrsr.pipeline import PatchPairs

@@ -5,10 +5,13 @@
 #
 # SCANS holds mni/sub-{07,26}_space-MNI152_{T1w,T2w,FLAIR}.nii.gz and flair/sub-{01,03,04,12}_FLAIR.nii.gz, people of the
 # two databases that docs/measurements.md names; RUNS gets the runs and results; NAMEs are those below.
-# Needs tf-mrsr on the PATH. An interrupted training goes on where it was; seed 0 throughout.
+# Needs tf-mrsr on the PATH. An interrupted training goes on where it was; seed 0 throughout. PRECISION=float32 for
+# processors without bfloat16 instructions, on which mixed_bfloat16, as the weights were made, takes many times as long.
+# sanchez2018_x2_robust goes on from the runs of sanchez2018_x2, li2017_3dsrgan_r3 from those of li2017_3dsrcnn_r3: make
+# these first, into the same RUNS.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-scans=$1 runs=$2
+scans=$1 runs=$2 precision=${PRECISION:-mixed_bfloat16}
 shift 2
 
 mni() {  # PERSON CONTRAST ...
@@ -53,11 +56,11 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
     local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other
     for fold in 1 2; do
         [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
-        train ${name}_fold$fold $recipe "$(mni $person $contrasts)" --precision mixed_bfloat16 --steps $4 \
+        train ${name}_fold$fold $recipe "$(mni $person $contrasts)" --precision "$precision" --steps $4 \
             ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
         evaluate ${name}_fold$fold "$(mni $other $contrasts)" $flips
     done
-    train $name $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" --precision mixed_bfloat16 --steps $5 \
+    train $name $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" --precision "$precision" --steps $5 \
         --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }
@@ -70,17 +73,17 @@ leave_one_out() {  # NAME RECIPE STEPS FINAL_STEPS
     local everyone=(sub-12 sub-01 sub-03 sub-04) name=$1 person results=()
     for person in "${everyone[@]}"; do
         train ${name}_without_$person $2 "$(flair $(printf '%s\n' "${everyone[@]}" | grep -v $person))" \
-            --precision mixed_bfloat16 --steps $3
+            --precision "$precision" --steps $3
         evaluate ${name}_without_$person "$(flair $person)"
         results+=("$runs/${name}_without_$person.results")
     done
-    train $name $2 "$(flair "${everyone[@]}")" --precision mixed_bfloat16 --steps $4 \
+    train $name $2 "$(flair "${everyone[@]}")" --precision "$precision" --steps $4 \
         --start-from "$runs/${name}_without_sub-12" --set stages.0.generator.optimizer.learning_rate=1.0e-4
     ship $name "${results[@]}"
 }
 
 thin_slices() {  # NAME RECIPE STEPS [OPTION ...]; three people train, the fourth tests
-    train $1 $2 "$(flair sub-01 sub-03 sub-04)" --precision mixed_bfloat16 --steps $3 "${@:4}"
+    train $1 $2 "$(flair sub-01 sub-03 sub-04)" --precision "$precision" --steps $3 "${@:4}"
     evaluate $1 "$(flair sub-12)"
     ship $1 "$runs/$1.results"
 }

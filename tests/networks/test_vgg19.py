@@ -5,7 +5,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.legacy.saving import legacy_h5_format
 
 from tests import golden
 from tf_mrsr import losses
@@ -55,12 +54,18 @@ def write_npy(path, weights):
 
 
 def write_keras(path, weights):
-    """As the file of Keras' own download was written."""
-    model = keras.applications.VGG19(weights=None, include_top=False)
-    for name, pair in weights.items():
-        model.get_layer(name.replace("conv", "block").replace("_", "_conv")).set_weights(pair)
+    """In the layout of Keras' own download: a group per layer, those without weights as well, and lists of names."""
     with h5py.File(path, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+        layers = [name.replace("conv", "block").replace("_", "_conv") for name in weights]
+        file.attrs["layer_names"] = [name.encode() for name in ("input_1", *layers, "block5_pool")]
+        for name in ("input_1", "block5_pool"):
+            file.create_group(name).attrs["weight_names"] = np.zeros(0)
+        for name, pair in zip(layers, weights.values(), strict=True):
+            group = file.create_group(name)
+            names = [f"{name}_W_1:0", f"{name}_b_1:0"]
+            group.attrs["weight_names"] = [text.encode() for text in names]
+            for text, array in zip(names, pair, strict=True):
+                group[text] = array
     return path
 
 

@@ -45,6 +45,20 @@ def test_the_server_gives_what_the_model_gives(exported):
     np.testing.assert_array_equal(theirs.affine, ours.affine)
 
 
+def test_a_scan_goes_through_no_web_proxy(exported, monkeypatch):
+    _, folder = exported
+    with socket.create_server(("localhost", 0)) as proxy, serve(SavedModelService(folder, "x2")) as address:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://localhost:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with RemoteModel(address) as remote:
+            assert remote.super_resolve(VOLUME, UNLIMITED).shape == (28, 24, 20)
+        proxy.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody called
+            proxy.accept()
+
+
 def test_a_model_of_slices_takes_a_few_of_them(tmp_path):
     chosen = recipe.load("narcomey2018_srresnet_model1", SMALL)
     model = models.Model(chosen, models.resolver_for(chosen, models.build_generator(chosen)))

@@ -125,7 +125,7 @@ def test_three_updates(name, tmp_path):
     np.testing.assert_allclose(results["discriminator_loss"], discriminated["losses"]["d_loss"], rtol=1e-4)
     assert_update(name, case, "step1_D", "D", variables["D"], by_path(discriminator, gradients["discriminator"]), 2e-2)
     np.testing.assert_allclose(results["mean_squared_error"], adversarial["losses"]["mse_loss"], rtol=1e-5)
-    np.testing.assert_allclose(results["adversarial_loss"], adversarial["losses"]["g_gan_loss"], rtol=2e-3)
+    np.testing.assert_allclose(results["adversarial_loss"], adversarial["losses"]["g_gan_loss"], rtol=1e-2)
     assert_update(name, case, "step2_G", "G", variables["G"], by_path(generator, gradients["generator"]), 2e-3)
     assert_moving(adversarial, variables["G"], "SRGAN_g", 1e-3)
     assert_moving(adversarial, variables["D"], "SRGAN_d", 1e-3)

@@ -20,7 +20,11 @@ from tf_mrsr.volume import Volume
 # Waits between tries where nobody answers, as while a server starts; seconds.
 RETRY_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _MOST_BYTES = 2**31 - 1  # of one message, by protobuf
-_CHANNEL_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+_CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # a scan goes where the address says, whatever http_proxy is set to
+)
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^/:\s]+):(?P<port>\d+)/(?P<model>[^/\s]+)")
 
 

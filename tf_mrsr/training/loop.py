@@ -31,8 +31,8 @@ LOG_EVERY = 10
 # A training whose loss has grown so many times has diverged, also where no number overflows.
 _HOPELESS = 1000
 _TOO_LARGE = (
-    "a training step needs more memory than there is; lower batch_size or patches.shape with --set, or give "
-    "--precision mixed_bfloat16"
+    "a training step needs more memory than there is; lower batch_size or patches.shape with --set, or, where tf-mrsr "
+    "doctor finds it fast, give --precision mixed_bfloat16"
 )
 
 
