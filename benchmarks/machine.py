@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import Row
+from tf_mrsr.cli import switch_on_onednn
 from tf_mrsr.limits import SLOW_BFLOAT16
 
 # Some libraries write more below it.
@@ -46,6 +47,7 @@ def in_process(function: Callable[..., Any], **arguments: Any) -> Any:
         function.__name__,
         json.dumps(arguments),
     ]
+    switch_on_onednn()
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

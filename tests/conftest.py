@@ -1,8 +1,9 @@
 import os
 import tempfile
 
-# Before Keras is imported: what its user has set for other programs does not hold here.
+# Before Keras is imported: as commands have it (see tf_mrsr.cli), whatever is set for other programs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["KERAS_HOME"] = tempfile.mkdtemp()
 

@@ -36,9 +36,20 @@ def test_the_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch):
     assert found["TensorFlow"].startswith("missing: pip install tensorflow")
 
 
-def test_one_dnn_switched_off(monkeypatch):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert "switched off" in doctor._one_dnn()
+@pytest.mark.parametrize(
+    ("machine", "set_by_user", "found"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
+)
+def test_one_dnn_is_switched_on_where_nobody_says_otherwise(monkeypatch, machine, set_by_user, found):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if set_by_user is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", set_by_user)
+    monkeypatch.setattr(cli.platform, "machine", lambda: machine)
+    cli.switch_on_onednn()
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == found
+    words = {"1": "on (TF_ENABLE_ONEDNN_OPTS=1)", "0": "switched off by", None: "left to TensorFlow"}[found]
+    assert doctor._one_dnn().startswith(words)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import signal
 import sys
@@ -220,6 +221,7 @@ def load_tensorflow(device: str = "auto") -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    switch_on_onednn()
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -257,6 +259,16 @@ def _as_if_not_installed(*modules: str) -> Iterator[None]:
     finally:
         for module in hidden:
             del sys.modules[module]
+
+
+def switch_on_onednn() -> None:
+    """Has TensorFlow, to be loaded next, compute with oneDNN on x86 processors, unless the user says otherwise.
+
+    By itself it does so on those with AVX512-VNNI or newer instructions only. On one with AVX2, training was 2.5 times
+    slower without, and a deconvolution took memory for all of its products at once.
+    """
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _choose_device(device: str) -> None:

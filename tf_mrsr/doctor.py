@@ -110,9 +110,11 @@ def _tensorflow(device: str) -> Iterator[tuple[str, str]]:
 
 def _one_dnn() -> str:
     setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
-    if setting == "0":
-        return "switched off by TF_ENABLE_ONEDNN_OPTS=0; 3D convolutions on CPUs are slower without it"
-    return "on by default on x86 CPUs" if setting is None else f"TF_ENABLE_ONEDNN_OPTS={setting}"
+    if setting is None:  # see cli.switch_on_onednn
+        return "left to TensorFlow, as on all but x86 processors"
+    if setting == "1":
+        return "on (TF_ENABLE_ONEDNN_OPTS=1)"
+    return f"switched off by TF_ENABLE_ONEDNN_OPTS={setting}; 3D convolutions on CPUs are slower without it"
 
 
 def _gpus() -> Iterator[tuple[str, str]]:

@@ -83,6 +83,7 @@ x-server: &server
   image: {IMAGE}
   user: "1000:1000"
   entrypoint: ["tensorflow_model_server"]
+  environment: ["TF_ENABLE_ONEDNN_OPTS=1"]
   volumes: [".:/models:ro"]
   read_only: true
   cap_drop: [ALL]
