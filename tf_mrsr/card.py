@@ -308,7 +308,7 @@ def mismatches(card: Card, scan: Volume, path: Path) -> list[str]:
             are not: they follow no rule.
     """
     axes = _network_axes(card, scan)
-    return [*_thickness(card, axes), *_spacing(card, axes), *_contrast(card, path)]
+    return [*_thickness(card, axes), *_spacing(card, axes), *_modality(card, scan), *_contrast(card, path)]
 
 
 def _network_axes(card: Card, scan: Volume) -> _Axes:
@@ -348,11 +348,22 @@ def _spacing(card: Card, axes: _Axes) -> list[str]:
     ]
 
 
+def _modality(card: Card, scan: Volume) -> list[str]:
+    expected = _expected_contrasts(card)
+    if scan.source is None or not scan.source.is_ct or not expected or "ct" in map(_plain, expected):
+        return []
+    return [f"the scan is CT; the model was trained on {', '.join(expected)}"]
+
+
+def _expected_contrasts(card: Card) -> tuple[str, ...]:
+    return card.contrasts[:1] or card.facts.contrasts
+
+
 def _contrast(card: Card, path: Path) -> list[str]:
     if not is_nifti(path):
         return []
     ending = re.split("[_-]", stem(path))[-1]
-    expected = card.contrasts[:1] or card.facts.contrasts
+    expected = _expected_contrasts(card)
     named = _plain(ending)
     if named not in KNOWN_CONTRASTS or not expected or named in map(_plain, expected):
         return []

@@ -69,7 +69,7 @@ def find_scans(sources: Sequence[str | Path], contrasts: Contrasts | None = None
         if contrasts is not None and source.is_dir() and taken != [source]:
             taken = _of_source_contrast(source, taken, contrasts)
         for path in taken:
-            paths.setdefault(path.resolve(), path)
+            paths.setdefault(_place(path), path)
     return list(paths.values())
 
 
@@ -142,7 +142,14 @@ def _paths(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def _resolved(scan: Scan) -> tuple[Path | None, ...]:
-    return tuple(None if path is None else path.resolve() for path in scan)
+    return tuple(None if path is None else _place(path) for path in scan)
+
+
+def _place(path: Path) -> Path:
+    """Where a file stands, whatever way leads to its folder. Links to one file are several scans, of several names:
+    stores that keep files by their content have one for all that are alike.
+    """
+    return path.parent.resolve() / path.name
 
 
 def _paired(found: Sequence[Scan], contrasts: Contrasts) -> list[Scan]:

@@ -195,7 +195,7 @@ def foreground_mask(data: np.ndarray) -> np.ndarray:
     otherwise it is what lies above Otsu's threshold. Holes are filled and only the largest piece is kept.
     """
     zero = data == 0
-    mask = ~zero if zero.mean() >= 0.1 else data > threshold_otsu(data)
+    mask = ~zero if zero.mean() >= 0.1 else data > threshold_otsu(data.ravel())
     mask = ndimage.binary_fill_holes(mask)
     labels, count = ndimage.label(mask)
     if count == 0:

@@ -23,6 +23,7 @@ MAX_TRAILING_BYTES = 2**20
 MAX_OFFSET_BYTES = 2**26  # extensions stand between header and voxels
 _CHUNK_BYTES = 2**22
 _LONGEST_HEADER = 544  # NIfTI-2's, with the four bytes that announce extensions
+_LENGTH_BITS = 7  # of xyzt_units; the others say what the fourth axis counts
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
@@ -164,7 +165,7 @@ def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     """The sform where its code is set, else the qform, else spacing alone (NIfTI's order), in mm."""
     try:
         affine = header.get_best_affine()
-        unit = header.get_xyzt_units()[0]
+        unit = nib.nifti1.unit_codes.label[int(header["xyzt_units"]) & _LENGTH_BITS]
     except KeyError as error:
         raise VolumeError(f"{path}: unknown unit of length in the header (xyzt_units); repair the header") from error
     except (ValueError, nib.spatialimages.HeaderDataError) as error:

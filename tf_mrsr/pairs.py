@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.degradation import Degradation, MatchedSlices, OtherContrast
-from tf_mrsr.errors import DataError
+from tf_mrsr.errors import DataError, GeometryError, VolumeError
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.matched_series import read_matched
 from tf_mrsr.volume import Volume
@@ -46,10 +46,16 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
     high_res = read_scan(scan.high_res, nan=nan, axes=axes)
     usable = tuple(slice(0, n) for n in degradation.usable_shape(high_res.shape))
     high_res = replace(high_res, data=high_res.data[usable])
-    grid_map = degradation.grid_map(high_res.shape)
+    try:
+        grid_map = degradation.grid_map(high_res.shape)
+    except GeometryError as error:
+        shape = "x".join(map(str, high_res.shape))
+        raise VolumeError(
+            f"{scan.high_res}: {shape} voxels are too few for degradation by {degradation.factors}"
+        ) from error
     if scan.low_res is None:
         return high_res, high_res.resampled(degradation(high_res.data), grid_map)
-    low_res = read_scan(scan.low_res, nan=nan, axes=axes)
+    low_res = _on_axes_of(high_res, read_scan(scan.low_res, nan=nan), scan)
     shape = degradation.low_shape(high_res.shape)
     affine = grid_map.apply_to_affine(high_res.affine)
     _check_spacing(scan, low_res, affine, degradation)
@@ -81,12 +87,24 @@ def _moved(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -
     return float(np.abs((corners @ (to_first - np.eye(4)).T)[:, :3]).max())
 
 
+def _on_axes_of(high_res: Volume, low_res: Volume, scan: Scan) -> Volume:
+    """The low-resolution scan with its array axes in the order in which the other one's run."""
+    directions = [volume.affine[:3, :3] / volume.spacing_mm for volume in (high_res, low_res)]
+    order = np.abs(directions[0].T @ directions[1]).argmax(axis=1)
+    if len(set(order)) < 3:
+        raise DataError(
+            f"{scan.low_res} is turned by about 45 degrees or more against {scan.high_res}; resample one onto the "
+            "other's axes first"
+        )
+    return low_res.with_axes(order)
+
+
 def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradation: Degradation) -> None:
     spacing, wanted = np.array(low_res.spacing_mm), np.array(voxel_spacing_mm(expected))
     if np.any(np.abs(spacing / wanted - 1) > SPACING_TOLERANCE):
         raise DataError(
             f"{scan.low_res}: voxels of {_millimetres(spacing)}, but {scan.high_res} by factors {degradation.factors} "
-            f"asks for {_millimetres(wanted)}; resample one of them or change the factor"
+            f"asks for {_millimetres(wanted)} along its axes; resample one of them or change the factor"
         )
 
 

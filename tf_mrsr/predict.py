@@ -92,7 +92,7 @@ def _list_series(arguments: argparse.Namespace) -> None:
     from tf_mrsr.dicom import reading
 
     for source in arguments.scans:
-        if not Path(source).exists():
+        if not source or not Path(source).exists():
             raise VolumeError(f"{source}: no such file or folder")
         for line in reading.list_series(Path(source)):
             print(line)
@@ -115,6 +115,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         jobs = [(source, target) for source, target in jobs if not _done(target, arguments)]
     if not jobs:
         return
+    for _, target in jobs:
+        _check_replaceable(target)
     first = None
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         first = _read(jobs[0][0], card, arguments)
@@ -135,6 +137,16 @@ def _predict(arguments: argparse.Namespace) -> None:
                     _make_folder(target.parent)
                     volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises an OutputError, before any work, where something else stands in the place of a result."""
+    from tf_mrsr import volume
+
+    if target.exists() and not volume.is_nifti(target):
+        volume.check_output(target, overwrite=True, as_series=True)
+    elif target.is_dir():
+        raise OutputError(f"{target}: is a folder, where a file is to be written; give another place")
 
 
 def _done(target: Path, arguments: argparse.Namespace) -> bool:
@@ -236,6 +248,8 @@ def plan_outputs(
 
     if one_scan and len(sources) > 1:
         raise DataError(f"--series-uid chooses from one folder; {len(sources)} sources were given")
+    if "" in sources:
+        raise DataError("one of the scans is an empty text; expected the name of a file or folder")
     scans = [Path(sources[0])] if one_scan else cohort.find_scans(sources, contrasts)
     single = len(sources) == 1 and scans == [Path(sources[0])]
     folders = [Path(s) for s in sources if Path(s).is_dir()]

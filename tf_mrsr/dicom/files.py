@@ -57,6 +57,14 @@ class File(NamedTuple):
     class_uid: UID
 
 
+def value_of(dataset: Dataset, keyword: str) -> object:
+    """An element's value; None where it is absent or damaged, which shows only now that pydicom converts it."""
+    try:
+        return dataset.get(keyword)
+    except DAMAGED:
+        return None
+
+
 def is_dicom(path: Path) -> bool:
     """Whether the file announces itself as DICOM (128 bytes of anything, then DICM)."""
     try:

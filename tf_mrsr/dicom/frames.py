@@ -231,8 +231,11 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
 
 def _number(dataset: Dataset, keyword: str, default: float | None) -> float | None:
     """``default`` where the element is absent or empty, None where it is no finite number."""
-    if keyword not in dataset or dataset[keyword].is_empty:
-        return default
+    try:
+        if keyword not in dataset or dataset[keyword].is_empty:
+            return default
+    except DAMAGED:
+        return None
     numbers = _numbers(dataset, keyword, 1)
     return numbers[0] if numbers else None
 

@@ -124,7 +124,7 @@ def decode(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
         stop_before_pixels=False,
         limit=expected + files.MAX_HEADER_BYTES,
     )
-    data = file.dataset.get("PixelData")
+    data = files.value_of(file.dataset, "PixelData")
     if not isinstance(data, bytes) or not data:
         raise VolumeError(_truncated(label))
     if form.transfer_syntax in NATIVE | {DeflatedExplicitVRLittleEndian}:

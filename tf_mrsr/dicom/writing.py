@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import math
 import re
 import shutil
 import tempfile
@@ -177,7 +178,7 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.SeriesNumber = str(min(_whole(header, "SeriesNumber") + _SERIES_NUMBER_OFFSET, _LARGEST_INTEGER))
     result.SeriesDescription = f"{PROGRAM} {derivation.recipe}"[:64]
     _fill_required(result)
-    now = datetime.datetime.now()
+    now = datetime.datetime.now(_time_zone(result))
     result.InstanceCreationDate = result.SeriesDate = result.ContentDate = now.strftime("%Y%m%d")
     result.InstanceCreationTime = result.SeriesTime = result.ContentTime = now.strftime("%H%M%S")
     result.ImageType = ["DERIVED", "SECONDARY", *_image_type(header, derivation)]
@@ -186,7 +187,8 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.PixelSpacing = _decimals([spacing[1], spacing[0]])
     result.SpacingBetweenSlices = _decimals([spacing[2]])[0]
     # Gaps or overlaps between slices stay in proportion.
-    thickness = source.slice_thickness_mm or source.spacing_mm[2]
+    stated = source.slice_thickness_mm
+    thickness = stated if stated is not None and stated > 0 else source.spacing_mm[2]
     result.SliceThickness = _decimals([thickness * spacing[2] / source.spacing_mm[2]])[0]
     result.SamplesPerPixel = 1
     result.BitsAllocated = result.BitsStored = 16
@@ -195,7 +197,7 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.WindowCenter, result.WindowWidth = _window(volume, scale, derivation)
     if source.is_ct:
         result.RescaleSlope, result.RescaleIntercept = _decimals([scale.slope, scale.intercept])
-        result.RescaleType = str(header.get("RescaleType", "HU"))
+        result.RescaleType = str(files.value_of(header, "RescaleType") or "HU")
 
     result.Manufacturer = result.ManufacturerModelName = PROGRAM
     result.SoftwareVersions = __version__
@@ -278,9 +280,20 @@ def _ct_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
     return result
 
 
+def _time_zone(series: Dataset) -> datetime.timezone | None:
+    """Of all dates and times in the series, where its source states one; else None for this machine's."""
+    match = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(files.value_of(series, "TimezoneOffsetFromUTC") or ""))
+    if match is None or int(match[2]) > 14:
+        return None
+    offset = datetime.timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return datetime.timezone(offset if match[1] == "+" else -offset)
+
+
 def _image_type(header: Dataset, derivation: Derivation) -> list[str]:
     """What the source says about its image beyond the first two values, unless it is another image now."""
-    values = [str(value) for value in _list(header.get("ImageType"))[2:]] if derivation.keeps_contrast else []
+    values = (
+        [str(value) for value in _list(files.value_of(header, "ImageType"))[2:]] if derivation.keeps_contrast else []
+    )
     return values or ["OTHER"]
 
 
@@ -291,8 +304,12 @@ def _window(volume: Volume, scale: Scale, derivation: Derivation) -> tuple[str, 
     """
     header = volume.source.header if derivation.keeps_contrast else Dataset()
     try:
-        center, width = (float(_list(header.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
+        values = [_list(files.value_of(header, name)) for name in ("WindowCenter", "WindowWidth")]
+        center, width = (float(of_name[0]) for of_name in values)
+        found = math.isfinite(center) and math.isfinite(width)
     except (IndexError, TypeError, ValueError):
+        found = False
+    if not found:
         low, high = float(volume.data.min()), float(np.quantile(volume.data[::2, ::2, ::2], 0.999))
         center, width = (low + high) / 2, high - low
     # A window stands behind the slope, which MR does not have.
@@ -380,6 +397,6 @@ def _list(value: object) -> list:
 
 def _whole(header: Dataset, keyword: str) -> int:
     try:
-        return int(header.get(keyword) or 0)
+        return int(files.value_of(header, keyword) or 0)
     except (TypeError, ValueError):
         return 0

@@ -32,15 +32,17 @@ def mean_over_flips(super_resolve: Callable[[Volume], Volume], volume: Volume) -
     Raises:
         RecipeError: if mirrored results lie between the voxels of the plain one.
     """
-    plain = super_resolve(volume)
-    total = plain.data.astype(np.float32, copy=True)
-    count = np.ones_like(total)
+    total = super_resolve(volume)
+    total = replace(total, data=total.data.astype(np.float32, copy=True))
+    count = np.ones(total.shape, np.uint8)
     for flips in FLIPS[1:]:
-        result = _flipped(super_resolve(_flipped(volume, flips)), flips)
-        here, there = _overlap(plain, result)
-        total[here] += result.data[there]
+        mirrored = _flipped(volume, flips)
+        result = _flipped(super_resolve(replace(mirrored, data=np.ascontiguousarray(mirrored.data))), flips)
+        here, there = _overlap(total, result)
+        total.data[here] += result.data[there]
         count[here] += 1
-    return replace(plain, data=total / count)
+    np.divide(total.data, count, out=total.data)
+    return total
 
 
 def _flipped(volume: Volume, flips: tuple[bool, ...]) -> Volume:
@@ -49,8 +51,7 @@ def _flipped(volume: Volume, flips: tuple[bool, ...]) -> Volume:
     for axis, flip in enumerate(flips):
         if flip:
             mirror[axis, axis], mirror[axis, 3] = -1, volume.shape[axis] - 1
-    data = np.ascontiguousarray(np.flip(volume.data, np.flatnonzero(flips)))
-    return replace(volume, data=data, affine=volume.affine @ mirror)
+    return replace(volume, data=np.flip(volume.data, np.flatnonzero(flips)), affine=volume.affine @ mirror)
 
 
 def _overlap(first: Volume, second: Volume) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -77,6 +77,8 @@ class Model(NamedTuple):
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
             raise VolumeError(f"a volume of {shape} voxels needs more memory than there is; lower --memory") from error
+        except tf.errors.OpError as error:
+            raise VolumeError(f"TensorFlow fails on the volume: {graph_reason(error.message)}") from error
         data = result["volume"].numpy()
         if not np.all(np.isfinite(data)):
             raise VolumeError(
