@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import dicom_series as made
 from tests import scans
 from tf_mrsr import card as cards
 from tf_mrsr import card_page, model_folder, recipe
 from tf_mrsr import models as models_command
 from tf_mrsr.card import Card, Facts, Measured, SpacingRange, mismatches
 from tf_mrsr.errors import DataError, ModelError, OutputError, graph_reason
-from tf_mrsr.volume import Volume
+from tf_mrsr.volume import Volume, read_volume
 
 ISOTROPIC = Card(
     name="x2",
@@ -172,6 +173,16 @@ def test_names_of_dicom_say_nothing_of_contrast(name, tmp_path):
     assert mismatches(ISOTROPIC, scan(2, 2, 2), path) == []
     assert mismatches(ISOTROPIC, scan(2, 2, 2), Path("gone") / name) == []
     assert len(mismatches(ISOTROPIC, scan(2, 2, 2), tmp_path / "s_T2w.nii")) == 1
+
+
+def test_ct_is_not_what_models_of_mr_were_trained_on(tmp_path):
+    series = {ct: read_volume(made.save(tmp_path / str(ct), made.slices(ct=ct))) for ct in (False, True)}
+    card = replace(ISOTROPIC, spacing_mm=None)
+    assert mismatches(card, series[False], tmp_path) == []
+    (words,) = mismatches(card, series[True], tmp_path)
+    assert words.startswith("the scan is CT; the model was trained on ")
+    of_ct = replace(card, facts=replace(card.facts, contrasts=("CT",)))
+    assert mismatches(of_ct, series[True], tmp_path) == []
 
 
 @pytest.mark.parametrize("model", [1, 2])

@@ -1,7 +1,10 @@
 """Derived series: what they hold, what they do not, and that other readers see the same voxels at the same places."""
 
+import contextlib
+import datetime
 import os
 import shutil
+import struct
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -12,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import CTImageStorage, MRImageStorage
 
@@ -20,7 +24,7 @@ from tests import scans
 from tests.golden import SHARED
 from tf_mrsr import predict, recipe
 from tf_mrsr.dicom.writing import choose_scale
-from tf_mrsr.errors import OutputError
+from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.inference import models
 from tf_mrsr.inference.super_resolver import SuperResolver
@@ -125,6 +129,54 @@ def test_the_display_window_is_the_sources_where_its_intensities_are(tmp_path, w
         assert (first.WindowCenter, first.WindowWidth) == (100, 50)
     else:
         assert first.WindowWidth > 0.5 * (brighter.data.max() - brighter.data.min())
+
+
+@pytest.mark.parametrize("keyword", ["ImageType", "WindowCenter", "SeriesNumber", "InstanceNumber", "EchoTime"])
+def test_a_damaged_element_is_refused_in_one_line_or_left_out(tmp_path, keyword):
+    """One of a value representation that does not exist; pydicom finds out when it is asked for its value."""
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.WindowCenter, dataset.WindowWidth = "40", "80"
+    made.save(tmp_path / "in", datasets)
+    for path in (tmp_path / "in").iterdir():
+        content = path.read_bytes()
+        tag = tag_for_keyword(keyword)
+        element = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+        place = content.index(element, 132) + 4
+        path.write_bytes(content[:place] + b"ZZ" + content[place + 2 :])
+    with contextlib.suppress(VolumeError):
+        write_volume(finer(read_volume(tmp_path / "in")), tmp_path / "out", derivation=DERIVATION)
+        assert len(read_slices(tmp_path / "out")) == 20
+
+
+def test_dates_and_times_are_of_the_time_zone_that_is_stated(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.TimezoneOffsetFromUTC = "+1345"
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    stated = datetime.datetime.strptime(f"{first.SeriesDate}{first.SeriesTime}+1345", "%Y%m%d%H%M%S%z")
+    assert abs((datetime.datetime.now(datetime.timezone.utc) - stated).total_seconds()) < 600
+    assert first.TimezoneOffsetFromUTC == "+1345"
+
+
+def test_a_window_or_thickness_that_is_none_is_not_handed_on(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.SliceThickness = "-1.8"
+        dataset.WindowCenter, dataset.WindowWidth = "40", "80"
+    made.save(tmp_path / "in", datasets)
+    for path in (tmp_path / "in").iterdir():
+        path.write_bytes(
+            path.read_bytes().replace(
+                struct.pack("<HH2sH2s", 0x28, 0x1051, b"DS", 2, b"80"),
+                struct.pack("<HH2sH4s", 0x28, 0x1051, b"DS", 4, b"inf "),
+            )
+        )
+    write_volume(finer(read_volume(tmp_path / "in")), tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert np.isfinite(float(first.WindowWidth))
+    assert float(first.SliceThickness) == pytest.approx(1)  # the distance of the finer slices
 
 
 def test_series_numbers_stay_within_integer_strings(tmp_path):

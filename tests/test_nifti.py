@@ -237,3 +237,14 @@ def test_output_is_protected(tmp_path):
         write_volume(volume, tmp_path / "out.mgz")
     with pytest.raises(OutputError, match="does not exist"):
         write_volume(volume, tmp_path / "nowhere" / "out.nii")
+
+
+def test_odd_units_of_time_do_not_hide_that_of_length(tmp_path):
+    image = nib.Nifti1Image(scans.blobs((9, 8, 7), np.eye(4)) + 1, np.diag([2, 2, 2, 1]))
+    image.header["xyzt_units"] = 2 | 64
+    image.to_filename(tmp_path / "scan.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").spacing_mm, (2, 2, 2))
+    image.header["xyzt_units"] = 7
+    image.to_filename(tmp_path / "scan.nii")
+    with pytest.raises(VolumeError, match="unknown unit of length"):
+        read_volume(tmp_path / "scan.nii")

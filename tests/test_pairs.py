@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from tests import scans
-from tf_mrsr import baselines
+from tf_mrsr import baselines, recipe
 from tf_mrsr.cohort import Scan, find_pairs, find_scans
 from tf_mrsr.degradation import BlockAverage
-from tf_mrsr.errors import DataError
+from tf_mrsr.errors import DataError, VolumeError
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.pairs import read_pair
 
@@ -45,6 +45,46 @@ def test_a_thick_scan_on_another_grid_is_resampled_in_world_space(tmp_path):
     index = np.stack(np.meshgrid(*map(np.arange, low_res.shape), indexing="ij"), -1)
     z = nib.affines.apply_affine(low_res.affine, index)[..., 2]
     np.testing.assert_allclose(np.corrcoef(low_res.data.ravel(), z.ravel())[0, 1], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2), (0, 2, 1)])
+def test_a_thick_scan_may_be_stored_in_another_order_of_axes(tmp_path, order):
+    thick = BY_THREE(scans.blobs(SHAPE, THIN) + 50)
+    affine = BY_THREE.grid_map(SHAPE).apply_to_affine(THIN)
+    plain = read(pair(tmp_path, affine, thick))
+    turned = pair(tmp_path, affine[:, [*order, 3]], thick.transpose(order))
+    for found, expected in zip(read(turned), plain, strict=True):
+        np.testing.assert_allclose(found.data, expected.data, rtol=1e-5)
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("thick_axis", [0, 1])
+def test_slices_thick_along_another_axis_of_an_isotropic_scan_are_refused(tmp_path, thick_axis):
+    """A sagittal or coronal stack must not pass for an axial one."""
+    cube = scans.save(tmp_path / "cube.nii", scans.blobs((24, 24, 24), np.eye(4)) + 50, np.eye(4))
+    degradation = BlockAverage(tuple(3 if axis == thick_axis else 1 for axis in range(3)))
+    thick = degradation(scans.blobs((24, 24, 24), np.eye(4)) + 50)
+    stack = scans.save(tmp_path / "stack.nii", thick, degradation.grid_map((24, 24, 24)).apply_to_affine(np.eye(4)))
+    with pytest.raises(
+        DataError, match=r"stack\.nii: voxels of .*3\.00.* asks for 1\.00 x 1\.00 x 3\.00 mm along its axes"
+    ):
+        read_pair(Scan(cube, stack), BY_THREE, nan="refuse", axes="slices_last")
+
+
+def test_scans_that_are_turned_far_are_refused(tmp_path):
+    turn = np.eye(4)
+    turn[:3, :3] -= 2 / 3  # two axes lie closest to the same one
+    cube = scans.save(tmp_path / "cube.nii", scans.blobs((24, 24, 24), np.eye(4)) + 50, np.eye(4))
+    stack = scans.save(tmp_path / "stack.nii", scans.blobs((24, 24, 8), turn) + 50, turn @ np.diag([1, 1, 3, 1]))
+    with pytest.raises(DataError, match="is turned by about 45 degrees"):
+        read_pair(Scan(cube, stack), BY_THREE, nan="refuse", axes="stored")
+
+
+def test_scans_too_thin_for_a_programs_degradation_are_refused_by_their_path(tmp_path):
+    thin = scans.save(tmp_path / "thin.nii", scans.blobs((24, 24, 2), np.eye(4)) + 50, np.eye(4))
+    degradation = recipe.load("sanchez2018_srgan3d_x2_subpixel_code").testing_degradation()
+    with pytest.raises(VolumeError, match=r"thin\.nii: 24x24x2 voxels are too few"):
+        read_pair(Scan(thin), degradation, nan="refuse", axes="stored")
 
 
 def test_other_spacing_is_refused(tmp_path):

@@ -46,6 +46,40 @@ def test_linked_series_keep_their_own_names(tmp_path):
     assert jobs == [(link, tmp_path / "out" / link.name) for link in links]
 
 
+def test_links_to_one_file_are_several_scans(stored, tmp_path):
+    """As where two people's files are alike and a store keeps one."""
+    other = stored.parents[1] / "sub-02" / "sub-02_T1w.nii.gz"
+    other.parent.mkdir()
+    other.symlink_to(stored.resolve())
+    jobs = predict.plan_outputs([str(stored.parents[1]), str(other)], tmp_path / "out", overwrite=False)
+    assert [scan for scan, _ in jobs] == [stored, other]
+
+
+def test_what_may_not_be_replaced_is_found_before_the_work(tmp_path, capsys):
+    for name in ("p1", "p2"):
+        dicom_series.save(tmp_path / "in" / name, dicom_series.slices())
+    (tmp_path / "out" / "p2").mkdir(parents=True)
+    (tmp_path / "out" / "p2" / "notes.txt").write_text("mine")
+    argv = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", "sanchez2018_x2", "--overwrite"]
+    assert predict.main(argv) == 1
+    assert "p2: holds other things than a series of tf_mrsr" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "p1").exists()
+    scan = scans.save(tmp_path / "scan.nii.gz", scans.blobs((9, 9, 9), np.eye(4)) + 1)
+    (tmp_path / "out" / "scan.nii.gz").mkdir()
+    argv[0] = str(scan)
+    assert predict.main([*argv, "--skip-bad"]) == 1
+    assert "scan.nii.gz: is a folder, where a file is to be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--list-series"], ["--series-uid", "1.2", "-o", "out", "--model", "x"]])
+def test_an_empty_text_is_no_folder_of_series(tmp_path, monkeypatch, capsys, option):
+    dicom_series.save(tmp_path, dicom_series.slices())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "_read_card", lambda arguments: None)
+    assert predict.main(["", *option]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
 def test_a_link_to_nothing_is_no_scan_less(stored, tmp_path):
     """Content that was not fetched: listed, so that reading it says so."""
     (stored.parent / "sub-01_T2w.nii.gz").symlink_to("nowhere.nii.gz")
