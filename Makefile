@@ -1,5 +1,5 @@
 # make demo, make test and make bench set up what they need in VENV, once. BENCH_OPTIONS=--quick for a short bench.
-# WORKERS: processes that the tests run in, of up to 4 GB each.
+# WORKERS: processes that the tests run in, of up to 5 GB each.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
