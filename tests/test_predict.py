@@ -71,13 +71,19 @@ def test_what_may_not_be_replaced_is_found_before_the_work(tmp_path, capsys):
     assert "scan.nii.gz: is a folder, where a file is to be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--list-series"], ["--series-uid", "1.2", "-o", "out", "--model", "x"]])
-def test_an_empty_text_is_no_folder_of_series(tmp_path, monkeypatch, capsys, option):
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--list-series"], "error: an empty text: no such file or folder"),
+        (["--series-uid", "1.2", "-o", "out", "--model", "x"], "error: one of the scans is an empty text"),
+    ],
+)
+def test_an_empty_text_is_no_folder_of_series(tmp_path, monkeypatch, capsys, option, words):
     dicom_series.save(tmp_path, dicom_series.slices())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "_read_card", lambda arguments: None)
     assert predict.main(["", *option]) == 1
-    assert "error: " in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_a_link_to_nothing_is_no_scan_less(stored, tmp_path):

@@ -93,7 +93,7 @@ def _list_series(arguments: argparse.Namespace) -> None:
 
     for source in arguments.scans:
         if not source or not Path(source).exists():
-            raise VolumeError(f"{source}: no such file or folder")
+            raise VolumeError(f"{source or 'an empty text'}: no such file or folder")
         for line in reading.list_series(Path(source)):
             print(line)
 
