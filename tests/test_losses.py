@@ -26,6 +26,13 @@ def test_gradient_difference_compares_magnitudes():
     assert losses.gradient_difference_sum(grid, tf.zeros_like(grid)).numpy() == 4 * 21
 
 
+def test_sums_of_a_patch_are_averaged_over_the_batch():
+    grid = tf.constant(np.arange(8.0).reshape(1, 2, 2, 2, 1), tf.float32)
+    batch = tf.concat([grid, 3 * grid], 0)
+    assert losses.absolute_error_per_patch(batch, tf.zeros_like(batch)).numpy() == (1 + 3) * 28 / 2
+    assert losses.gradient_difference_per_patch(batch, tf.zeros_like(batch)).numpy() == (1 + 9) * 4 * 21 / 2
+
+
 def test_gradient_difference_in_two_dimensions():
     square = tf.constant([[[[0.0], [1.0]], [[2.0], [3.0]]]])
     assert losses.gradient_difference(square, tf.zeros_like(square)).numpy() == 4 + 1

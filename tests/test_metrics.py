@@ -72,7 +72,21 @@ def test_li2017_protocol_by_hand():
     assert values["psnr"] == pytest.approx(20 * np.log10(10), rel=1e-5)
 
 
-@pytest.mark.parametrize("protocol", ["masked", "sanchez2018", "li2017", "taloma2020"])
+def test_the_peak_of_taloma2020_is_the_largest_voxel_of_both():
+    truth = np.zeros((8, 8, 8), np.float32)
+    truth[::2] = 10  # mean 5, standard deviation 5
+    estimate = truth.copy()
+    estimate[0, 0, 0] = 20  # 3 standard deviations above the mean, 2 above the truth
+    values = metrics.PROTOCOLS["taloma2020_peak"].compare(truth, estimate, np.ones(truth.shape, bool))
+    assert values["mse"] == pytest.approx(4 / 512)
+    assert values["psnr"] == pytest.approx(10 * np.log10(3**2 / (4 / 512)))
+    plain = metrics.PROTOCOLS["taloma2020"].compare(truth, estimate, np.ones(truth.shape, bool))
+    assert plain["psnr"] == pytest.approx(10 * np.log10(2**2 / (4 / 512)))
+    assert {**values, "psnr": 0} == {**plain, "psnr": 0}
+    assert metrics.PROTOCOLS["taloma2020_peak"].compare(truth, truth, truth > 0)["psnr"] == float("inf")
+
+
+@pytest.mark.parametrize("protocol", ["masked", "sanchez2018", "li2017", "taloma2020", "taloma2020_peak"])
 def test_extreme_scales_overflow_nowhere(protocol):
     values = [
         metrics.PROTOCOLS[protocol].compare(TRUTH * s, ESTIMATE * s, np.ones(TRUTH.shape, bool))

@@ -10,6 +10,7 @@ from tf_mrsr.errors import RecipeError
 from tf_mrsr.inference import models
 from tf_mrsr.networks import sanchez2018
 from tf_mrsr.report import fidelity
+from tf_mrsr.training.step import make_optimizer
 
 PAPER = [f"sanchez2018_srgan3d_x{f}_{u}" for f in (2, 4) for u in ("resize", "subpixel", "subpixel_nn")]
 
@@ -99,7 +100,7 @@ def test_narcomey2018():
             assert loaded.batch_size == 1
             assert (first.epochs, second.epochs) == epochs
             assert first.generator.optimizer == second.generator.optimizer.__class__(1e-4)
-            assert second.generator.optimizer.drop_halfway == second.discriminator.optimizer.drop_halfway == 0.1
+            assert loaded.patches.shuffle is (loaded is paper)
             assert second.generator.adversarial.weight == 1e-3
         assert {t.loss: t.weight for t in paper.stages[1].generator.content} == {"vgg19_features": 1}
         assert {t.loss: t.weight for t in program.stages[1].generator.content} == {
@@ -109,6 +110,24 @@ def test_narcomey2018():
         assert program.intensity.kind == "raw"
         assert paper.reported["network"]["mse"] == {1: 4.73e7, 2: 3.46e5}[model]
     assert not recipe.load("narcomey2018_srresnet_model1").needs_vgg19
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("narcomey2018_srgan_model1", {0: 1e-4, 24: 1e-4, 25: 1e-5, 49: 1e-5}),
+        ("narcomey2018_srgan_model2", {0: 1e-4, 99: 1e-4, 100: 1e-5, 199: 1e-5}),
+        # The program has a tenth after each int(epochs / 2) epochs: Model 1's fifth epoch a hundredth.
+        ("narcomey2018_srgan_model1_code", {0: 1e-4, 19: 1e-4, 20: 1e-5, 39: 1e-5, 40: 1e-6, 49: 1e-6}),
+        ("narcomey2018_srgan_model2_code", {0: 1e-4, 99: 1e-4, 100: 1e-5, 199: 1e-5}),
+    ],
+)
+def test_the_learning_rate_of_narcomey2018(name, rates):
+    """Step -> rate, with 10 steps in an epoch."""
+    stage = recipe.load(name).stages[1]
+    for part in (stage.generator, stage.discriminator):
+        rate = make_optimizer(part.optimizer, 10 * stage.epochs, 10)._learning_rate
+        assert {step: float(rate(step)) for step in rates} == pytest.approx(rates)
 
 
 def test_set_changes_one_value():

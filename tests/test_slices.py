@@ -216,6 +216,7 @@ def test_a_single_thin_scan_makes_its_own_thick_slices(tmp_path):
         ("evaluation.baselines=[cubic]", "the thick slice itself"),
         ("stages.0.generator.optimizer.drop_halfway=0", "drop_halfway must be over 0"),
         ("stages.0.generator.optimizer={learning_rate: 1, drop_halfway: 0.1, decay_per_epoch: 0.9}", "exclude each"),
+        ("stages.0.generator.optimizer.decay_epochs=2", "decay_epochs must be 1 or more and goes with decay_per_epoch"),
     ],
 )
 def test_recipes_that_do_not_fit(change, message):

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument(
         "--protocol",
-        help="masked, sanchez2018, li2017, taloma2020, narcomey2018_model1 or narcomey2018_model2; default: the "
+        help="masked, sanchez2018, li2017, taloma2020, taloma2020_peak, narcomey2018_model1 or _model2; default: the "
         "recipe's; printed with the table",
     )
     cli.add_stride_option(arguments)

@@ -84,7 +84,8 @@ def in_scale_of_truth(case: Case, estimate: np.ndarray, window: Window, kind: st
     """An estimate of another contrast as the truth's own intensity window would show it.
 
     A prediction gets the intensity scale of the training targets. Where the truth is known its own scale can be put in
-    place, which leaves what the network itself got wrong; taloma2020 measures in network range, which is the same.
+    place, which leaves what the network itself got wrong; taloma2020 measures in network range, of
+    which this is the nearest that a single scan allows.
 
     Args:
         case: the case.

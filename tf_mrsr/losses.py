@@ -21,20 +21,34 @@ def sum_squared_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
 
 def mean_absolute_error(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """mean(|target - output|) over batch, voxels and channels (taloma2020, section IV, L1)."""
+    """mean(|target - output|) over batch, voxels and channels."""
     return tf.reduce_mean(tf.abs(target - output))
 
 
+def absolute_error_per_patch(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """sum(|target - output|) over voxels and channels, its mean over the batch (taloma2020, section IV, L1)."""
+    return _per_patch(tf.abs(target - output))
+
+
 def gradient_difference(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Sum over axes a of mean((|d_a target| - |d_a output|)^2) with neighbour differences d_a (sanchez2018, eq. 8;
-    taloma2020, section IV: "magnitudes of the gradients").
-    """
+    """Sum over axes a of mean((|d_a target| - |d_a output|)^2) with neighbour differences d_a (sanchez2018, eq. 8)."""
     return tf.add_n([tf.reduce_mean(term) for term in _gradient_terms(target, output)])
 
 
 def gradient_difference_sum(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     """As ``gradient_difference``, summed over batch and voxels instead of averaged (the sanchez2018 program)."""
     return tf.add_n([tf.reduce_sum(term) for term in _gradient_terms(target, output)])
+
+
+def gradient_difference_per_patch(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """As ``gradient_difference``, summed over voxels, its mean over the batch (taloma2020, section IV: "magnitudes of
+    the gradients").
+    """
+    return tf.add_n([_per_patch(term) for term in _gradient_terms(target, output)])
+
+
+def _per_patch(terms: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(terms) / tf.cast(tf.shape(terms)[0], terms.dtype)
 
 
 def _gradient_terms(target: tf.Tensor, output: tf.Tensor) -> list[tf.Tensor]:
@@ -69,8 +83,10 @@ CONTENT: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "mean_squared_error": mean_squared_error,
     "sum_squared_error": sum_squared_error,
     "mean_absolute_error": mean_absolute_error,
+    "absolute_error_per_patch": absolute_error_per_patch,
     "gradient_difference": gradient_difference,
     "gradient_difference_sum": gradient_difference_sum,
+    "gradient_difference_per_patch": gradient_difference_per_patch,
     "total_variation_z": total_variation_z,
 }
 

@@ -121,6 +121,13 @@ def _compare_taloma2020(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarra
     }
 
 
+def _compare_taloma2020_peak(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    values = _compare_taloma2020(truth, estimate, mask)
+    centre, width = (float(f(truth, dtype=np.float64)) for f in (np.mean, np.std))
+    peak = (float(max(truth.max(), estimate.max())) - centre) / width
+    return {**values, "psnr": float("inf") if values["mse"] == 0 else float(10 * np.log10(peak**2 / values["mse"]))}
+
+
 def _compare_slices(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     low, high = float(truth.min()), float(truth.max())
     if low == high:
@@ -169,6 +176,13 @@ PROTOCOLS = {
             "means over the whole volume, no mask, in standard deviations of the truth; data range = max - min of the "
             "truth (the taloma2020 report standardises its volumes and does not state its range)",
             _compare_taloma2020,
+            masked=False,
+        ),
+        Protocol(
+            "taloma2020_peak",
+            "as taloma2020, but the peak of PSNR is the largest voxel of truth and estimate, in standard deviations "
+            "above the truth's mean (as in the author's earlier program for slices, which has it from medSynthesis)",
+            _compare_taloma2020_peak,
             masked=False,
         ),
         Protocol(

@@ -24,8 +24,10 @@ CONTENT_LOSSES = (
     "mean_squared_error",
     "sum_squared_error",
     "mean_absolute_error",
+    "absolute_error_per_patch",
     "gradient_difference",
     "gradient_difference_sum",
+    "gradient_difference_per_patch",
     "total_variation_z",
     "vgg19_features",
 )
@@ -186,8 +188,9 @@ class Prediction:
 @dataclass(frozen=True)
 class Optimizer:
     """Adam. final_learning_rate: where given, the rate falls to it along half a cosine over the stage; decay_per_epoch:
-    where given, the rate is multiplied by it after every epoch; drop_halfway: once, after half of the stage's steps;
-    clip_norm: where given, longer gradients (all weights as one vector, on each device by itself) are shortened to it.
+    where given, the rate is multiplied by it after every epoch, or after each decay_epochs of them; drop_halfway: once,
+    after half of the stage's steps; clip_norm: where given, longer gradients (all weights as one vector, on each device
+    by itself) are shortened to it.
     """
 
     learning_rate: float
@@ -196,6 +199,7 @@ class Optimizer:
     epsilon: float = 1e-8
     final_learning_rate: float | None = None
     decay_per_epoch: float | None = None
+    decay_epochs: int = 1
     drop_halfway: float | None = None
     clip_norm: float | None = None
 
@@ -209,6 +213,10 @@ class Optimizer:
         _require(
             sum(getattr(self, name) is not None for name in self._SCHEDULES) <= 1,
             f"optimizer.{', '.join(self._SCHEDULES)} exclude each other",
+        )
+        _require(
+            self.decay_epochs == 1 or (self.decay_epochs > 1 and self.decay_per_epoch is not None),
+            f"optimizer.decay_epochs must be 1 or more and goes with decay_per_epoch, got {self.decay_epochs}",
         )
 
     @property

@@ -1,7 +1,7 @@
 """2D SRGAN on pairs of a thick and a thin slice.
 
-A. Narcomey, A. Gu: Super-resolution of magnetic resonance images (CS 230 report, 2018), after C. Ledig et al.:
-Photo-realistic single image super-resolution using a generative adversarial network, CVPR 2017.
+A. Narcomey, A. Gu: Through thick and thin: MRI super-resolution using a generative adversarial network (report, 2018),
+after C. Ledig et al.: Photo-realistic single image super-resolution using a generative adversarial network, CVPR 2017.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ Made from the recipes in `train/` by `python -m tf_mrsr.report.fidelity > docs/f
 A line is a value of the recipes, by its place in the file. Recipes of one paper share a table; where they differ, the
 values stand in the order of the recipes, with " / " between them. *paper* is what the paper says: the recipe's value
 unless a departure is listed. *program* is the authors' program, which recipes ending in `_code` follow; "no recipe"
-where there are none (no program of li2017 is public, and the one that taloma2020's report names was not at hand).
-*here* holds the paper's recipes, and after a semicolon the program's where they differ. Below each table stand
-departures that are not about a single value, and why each departure was made.
+where there are none (no program of li2017 is public, nor that of taloma2020, but an earlier one of its author, for
+slices, shows the losses and the PSNR). *here* holds the paper's recipes, and after a semicolon the program's where they
+differ. Below each table stand departures that are not about a single value, and why each departure was made.
 """
 CHANGED = ("_quick", "_pretrained")  # endings of recipes that are not the paper's experiment
 _SHOWN = ("network", "contrasts", "degradation", "axes", "intensity", "patches", "batch_size", "prediction", "stages")

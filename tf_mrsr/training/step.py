@@ -39,7 +39,9 @@ def make_optimizer(spec: Optimizer, steps: int, steps_per_epoch: int = 1) -> ker
             [(steps + 1) // 2 - 1], [rate, rate * spec.drop_halfway]
         )
     if spec.decay_per_epoch is not None:
-        rate = keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, spec.decay_per_epoch, staircase=True)
+        rate = keras.optimizers.schedules.ExponentialDecay(
+            rate, steps_per_epoch * spec.decay_epochs, spec.decay_per_epoch, staircase=True
+        )
     return keras.optimizers.Adam(rate, spec.beta_1, spec.beta_2, spec.epsilon, global_clipnorm=spec.clip_norm)
 
 
