@@ -1,5 +1,7 @@
 """DICOM series become volumes: values, places, kinds of files, and choosing among series."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -159,6 +161,60 @@ def test_a_folder_may_hold_anything_else(tmp_path):
     made.save(tmp_path / ".series.old", made.slices(data + 1))
     check(read_volume(tmp_path), data)
     assert find_scans([tmp_path / "export" / "b"]) == [tmp_path / "export" / "b"]
+
+
+def test_empty_files_beside_a_series_are_told(tmp_path):
+    """What a copy onto a full disk leaves; a slice at the end of the stack would be missed by nobody."""
+    made.save(tmp_path / "in", made.slices())
+    (tmp_path / "in" / "IM999").touch()
+    with pytest.warns(VolumeWarning, match=r"in: 1 empty file left out, the first IM999; if slices"):
+        check(read_volume(tmp_path / "in"), made.voxels())
+
+
+def test_a_file_that_cannot_be_read_is_no_slice_less(tmp_path, monkeypatch):
+    made.save(tmp_path / "in", made.slices())
+    open_, closed = Path.open, max((tmp_path / "in").iterdir())
+
+    def open_but_one(path, *arguments, **options):
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return open_(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_but_one)
+    for scan, said in ((tmp_path / "in", tmp_path / "in"), (closed, tmp_path / "in")):
+        with pytest.raises(VolumeError, match=rf"^{said}: {closed.name} cannot be read \(Permission denied\)"):
+            read_volume(scan)
+    with pytest.raises(VolumeError, match="cannot be read"):
+        find_scans([str(closed)])
+
+
+def test_positions_rounded_to_hundredths(tmp_path):
+    """Thin slices along an oblique normal have distances that differ by more than 1 %."""
+    affine = made.AFFINE @ np.diag([1, 1, 0.2, 1])
+    datasets = made.slices(affine=affine)
+    for dataset in datasets:
+        dataset.ImagePositionPatient = [f"{float(v):.2f}" for v in dataset.ImagePositionPatient]
+    volume = read_volume(made.save(tmp_path / "in", datasets))
+    np.testing.assert_allclose(volume.affine, affine, atol=0.006)
+    positions = np.array([dataset.ImagePositionPatient for dataset in datasets], float)
+    distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    assert np.abs(distances / np.median(distances) - 1).max() > 0.01
+
+
+def test_what_can_be_no_volume_needs_no_choice(tmp_path):
+    """Colour maps and pictures of one place, as scanners export them beside the scan."""
+    made.save(tmp_path / "t1", made.slices())
+    for name in ("colour", "one place"):
+        datasets = made.slices()
+        uid = generate_uid()
+        for dataset in datasets:
+            dataset.SeriesInstanceUID = uid
+            if name == "colour":
+                dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+            else:
+                dataset.ImagePositionPatient = datasets[0].ImagePositionPatient
+        made.save(tmp_path / name, datasets)
+    check(read_volume(tmp_path), made.voxels())
 
 
 def test_series_are_listed_and_chosen(tmp_path):

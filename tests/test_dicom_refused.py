@@ -134,9 +134,13 @@ changed("spacing of zero", "expected two positive numbers", each(PixelSpacing=["
 changed("spacing next to nothing", "so voxels have no volume; repair what", each(PixelSpacing=["1e-200", "1e-200"]))
 changed("useless slope", "rescale slope or intercept cannot be used", each(RescaleSlope="0"))
 changed("one place only", "all slices lie at one place", lambda d: d[:1])
+changed("one file of a series", "of a series, give the folder that holds all slices", lambda d: d[:1])
 changed("several series", "holds 2 series; choose one with --series-uid", another)
 changed("mosaic", "is a mosaic, many slices side by side", each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))
 changed("mosaic of Siemens' own", "is a mosaic, many slices side by side", private(0x0A, "SIEMENS MR HEADER"))
+changed("no number of samples", "states no SamplesPerPixel", lambda d: [delattr(x, "SamplesPerPixel") for x in d] and d)
+changed("no series", "IM000 states no SeriesInstanceUID", lambda d: [delattr(x, "SeriesInstanceUID") for x in d] and d)
+changed("more pixels than rows", "holds other pixels than its header says", each(Rows=17))
 changed("colour", "is a colour picture", each(PhotometricInterpretation="PALETTE COLOR"))
 changed(
     "no MR or CT",

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from tests import dicom_series as made
@@ -199,6 +200,71 @@ def test_damaged_timing_of_an_enhanced_source_is_left_out(tmp_path):
     assert first.EchoTime == 2.5
 
 
+def test_numbers_of_single_precision_fit_into_decimal_strings(tmp_path):
+    dataset = made.enhanced()
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.MREchoSequence[0].EffectiveEchoTime = float(np.float32(2.52))
+    shared.MRTimingAndRelatedParametersSequence[0].FlipAngle = float(np.float32(9.1))
+    shared.MRTimingAndRelatedParametersSequence[0].EchoTrainLength = 7
+    del dataset.EchoTime
+    write_volume(read_volume(made.save(tmp_path / "in", [dataset])), tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.EchoTime, first.FlipAngle) == (pytest.approx(2.52, abs=1e-6), pytest.approx(9.1, abs=1e-6))
+    assert max(len(str(first[name].value)) for name in ("EchoTime", "FlipAngle")) <= 16
+    assert first.EchoTrainLength == 7
+
+
+def test_the_side_of_the_body_stays_stated(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset.ImageLaterality, dataset.AcquisitionDateTime = "L", "20200304101112"
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.ImageLaterality, first.AcquisitionDateTime) == ("L", "20200304101112")
+    dataset, anatomy, region = made.enhanced(), Dataset(), Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "72696002", "SCT", "Knee"
+    anatomy.FrameLaterality, anatomy.AnatomicRegionSequence = "R", [region]
+    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+    write_volume(read_volume(made.save(tmp_path / "in2", [dataset])), tmp_path / "out2", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out2")[0]
+    assert (first.ImageLaterality, first.AnatomicRegionSequence[0].CodeMeaning) == ("R", "Knee")
+
+
+def test_text_of_another_kind_of_text_is_not_lost(tmp_path):
+    """Explicit files of some archives have SH in place of LO."""
+    datasets = made.slices()
+    for dataset in datasets:
+        dataset["PatientID"] = DataElement(dataset["PatientID"].tag, "SH", "ID7")
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    element = read_slices(tmp_path / "out")[0]["PatientID"]
+    assert (element.VR, element.value) == ("LO", "ID7")
+
+
+def test_damage_within_a_sequence_is_left_out(tmp_path):
+    datasets = made.slices()
+    for dataset in datasets:
+        item = Dataset()
+        item["PatientSize"] = RawDataElement(tag_for_keyword("PatientSize"), "FD", 4, b"1.25", 0, False, True)
+        dataset.AnatomicRegionSequence = [item]
+    volume = read_volume(made.save(tmp_path / "in", made.slices()))
+    volume.source.header.AnatomicRegionSequence = datasets[0].AnatomicRegionSequence
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    assert "AnatomicRegionSequence" not in read_slices(tmp_path / "out")[0]
+
+
+def test_a_folder_that_is_there_keeps_its_place_and_permissions(source, tmp_path):
+    """It may be a mount, the current folder, or one that only some people may read."""
+    volume, folder = read_volume(source), tmp_path / "out"
+    folder.mkdir(mode=0o700)
+    before = folder.stat()
+    (folder / ".DS_Store").touch()
+    for overwrite in (False, True):
+        write_volume(volume, folder, overwrite=overwrite, derivation=DERIVATION)
+        assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
+        assert len(list(folder.iterdir())) == 10 + 1
+    np.testing.assert_array_equal(read_volume(folder).data, volume.data)
+
+
 def test_enhanced_becomes_classic(tmp_path):
     dataset = made.enhanced()
     for keyword in ("EchoTime", "RepetitionTime", "ScanningSequence", "SequenceVariant"):
@@ -335,7 +401,7 @@ def test_an_older_series_stays_where_it_cannot_be_replaced(source, tmp_path, mon
     before, replace_ = read_slices(folder)[0].SeriesInstanceUID, os.replace
 
     def fail(old, new):
-        if Path(old).name.startswith(".tf_mrsr-"):
+        if Path(old).parent.name.startswith(".tf_mrsr-") and not Path(old).parent.name.endswith(".old"):
             raise OSError("disk")
         replace_(old, new)
 
@@ -344,6 +410,7 @@ def test_an_older_series_stays_where_it_cannot_be_replaced(source, tmp_path, mon
         write_volume(volume, folder, overwrite=True, derivation=DERIVATION)
     assert read_slices(folder)[0].SeriesInstanceUID == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
+    assert len(list(folder.iterdir())) == 10
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_mrsr.errors import GeometryError
-from tf_mrsr.geometry import GridMap, check_affine, has_shear, slices_last, voxel_spacing_mm
+from tf_mrsr.geometry import GridMap, check_affine, slices_last, voxel_spacing_mm
 from tf_mrsr.volume import Volume
 
 SPACING_5MM = np.diag([1.0, 1.0, 5.0, 1.0])
@@ -78,13 +78,6 @@ def test_affines_that_are_none(affine, word):
 
 def test_a_small_spacing_is_not_singular():
     assert voxel_spacing_mm(check_affine(np.diag([1e-3, 1e-3, 1e-3, 1]))) == (1e-3, 1e-3, 1e-3)
-
-
-def test_shear():
-    sheared = np.eye(4)
-    sheared[0, 1] = 0.1
-    assert has_shear(sheared)
-    assert not has_shear(np.diag([-1.0, 2, 3, 1]))
 
 
 @pytest.mark.parametrize(

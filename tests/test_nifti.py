@@ -128,6 +128,31 @@ def test_sheared_affine_is_written_without_a_qform(tmp_path):
     assert image.header["qform_code"] == 0
 
 
+def test_a_little_shear_leaves_the_qform_that_others_need(tmp_path):
+    """As of a series whose orientation has three decimals; programs built on ITK refuse a file without a qform."""
+    sheared = np.diag([1.0, 1, 2, 1])
+    sheared[0, 1] = 5e-4
+    write_volume(Volume(np.ones((100, 120, 30), np.float32), sheared, HeaderFacts(1, 1)), tmp_path / "scan.nii")
+    for name in ("scan.nii", "again.nii"):
+        image = nib.load(tmp_path / name)
+        assert image.header["qform_code"] == 1
+        np.testing.assert_allclose(image.affine, sheared, atol=1e-6)
+        far = [100, 120, 30, 1]
+        assert 1e-3 < np.linalg.norm(image.get_qform() @ far - sheared @ far) < 0.1
+        if name == "scan.nii":
+            write_volume(read_volume(tmp_path / name), tmp_path / "again.nii")
+    image.set_qform(sheared + np.eye(4)[:, [3, 0, 1, 2]].T * 0.05, 1)  # a twentieth of a millimetre off
+    nib.save(image, tmp_path / "other.nii")
+    assert read_volume(tmp_path / "other.nii").header == HeaderFacts(1, 0)
+
+
+def test_a_replaced_file_keeps_who_may_read_it(tmp_path):
+    path = scans.save(tmp_path / "scan.nii", DATA)
+    path.chmod(0o600)
+    write_volume(Volume(DATA, np.eye(4)), path, overwrite=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_nothing_private_is_carried_over(tmp_path):
     image = nib.Nifti1Image(DATA, np.eye(4))
     for field, size in (("descrip", 80), ("db_name", 18), ("aux_file", 24), ("intent_name", 16)):

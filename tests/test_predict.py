@@ -71,6 +71,26 @@ def test_what_may_not_be_replaced_is_found_before_the_work(tmp_path, capsys):
     assert "scan.nii.gz: is a folder, where a file is to be written" in capsys.readouterr().err
 
 
+def test_what_file_managers_leave_is_no_result(tmp_path):
+    folder = tmp_path / "out" / "p1"
+    folder.mkdir(parents=True)
+    for name in (".DS_Store", "Thumbs.db"):
+        (folder / name).touch()
+    assert not predict._is_there(folder)
+    (folder / "tf_mrsr_00001.dcm").touch()
+    assert predict._is_there(folder)
+
+
+def test_series_are_listed_where_the_output_has_no_such_letters(tmp_path):
+    datasets = dicom_series.slices()
+    for dataset in datasets:
+        dataset.SeriesDescription = "Schädel"
+    dicom_series.save(tmp_path, datasets)
+    command = [sys.executable, "-m", "tf_mrsr.predict", str(tmp_path), "--list-series"]
+    listed = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert listed.stdout.endswith(b"Sch\\xe4del\n")
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

@@ -92,12 +92,37 @@ def test_what_was_there_stays_if_its_replacement_is_interrupted(tmp_path):
     assert storage.files_below(tmp_path) == [folder / "file"]
 
 
+def test_a_folder_that_is_filled_stays_the_same_one(tmp_path, monkeypatch):
+    folder, new = tmp_path / "out", tmp_path / "out" / ".new"
+    old = _file(folder / "a")
+    for name in ("b", "c"):
+        _file(new / name)
+    folder.chmod(0o700)
+    before = folder.stat()
+    replace = os.replace
+
+    def fail_at_last(source, target):
+        if Path(source).name == "c":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_last)
+    with pytest.raises(KeyboardInterrupt):
+        storage.fill_in_place(new, folder, [old])
+    assert sorted(p.name for p in folder.iterdir()) == [".new", "a"]
+    assert sorted(p.name for p in new.iterdir()) == ["b", "c"]
+    monkeypatch.setattr(os, "replace", replace)
+    storage.fill_in_place(new, folder, [old])
+    assert sorted(p.name for p in folder.iterdir()) == [".new", "b", "c"]
+    assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
+
+
 def test_default_permissions(tmp_path):
     before = os.umask(0o027)
     try:
         for path in (_file(tmp_path / "file"), tmp_path):
             path.chmod(0o700)
-            storage.give_default_permissions(path)
+            storage.give_permissions(path, path.with_name("new"))
     finally:
         os.umask(before)
     assert [path.stat().st_mode & 0o777 for path in (tmp_path / "file", tmp_path)] == [0o640, 0o750]

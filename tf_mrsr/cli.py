@@ -43,6 +43,8 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if hasattr(sys.stdout, "reconfigure"):  # where it cannot hold a letter, as Python's stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("default", category=VolumeWarning)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tf_mrsr import storage
-from tf_mrsr.errors import DataError, RecipeError, VolumeError
+from tf_mrsr.errors import DataError, RecipeError, VolumeError, naming
 from tf_mrsr.geometry import slices_last
 from tf_mrsr.volume import Volume, is_nifti, read_volume, stem
 
@@ -221,12 +221,13 @@ def _scans_in(folder: Path) -> list[Path]:
 
 
 def _is_scan(path: Path) -> bool:
-    """Whether it looks like a NIfTI file, a DICOM file or a folder."""
-    if is_nifti(path) or path.is_dir():
-        return True
+    """Whether it looks like a NIfTI file, a DICOM file or a folder; raises a VolumeError if it cannot be read."""
+    if is_nifti(path) or not path.is_file():
+        return is_nifti(path) or path.is_dir()
     from tf_mrsr.dicom import files
 
-    return files.is_dicom(path)
+    with naming(path.parent):
+        return files.announces_dicom(path)
 
 
 def check_size(volume: Volume, *, by_slice: bool = False) -> None:

@@ -108,12 +108,6 @@ def voxel_spacing_mm(affine: np.ndarray) -> Triple:
     return tuple(float(s) for s in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
 
 
-def has_shear(affine: np.ndarray, tolerance: float = 1e-4) -> bool:
-    """Whether the array axes are not at right angles (cosine over ``tolerance``); a qform cannot hold that."""
-    directions = np.asarray(affine)[:3, :3] / voxel_spacing_mm(affine)
-    return bool(np.max(np.abs(directions.T @ directions - np.eye(3))) > tolerance)
-
-
 # Spacings that differ by less are taken for equal, so that a scan of cubes has no thick axis.
 THICK_RATIO = 1.05
 

@@ -6,6 +6,8 @@ import gzip
 import os
 import tempfile
 import zlib
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +16,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from tf_mrsr import __version__, storage
 from tf_mrsr.errors import GeometryError, OutputError, VolumeError
-from tf_mrsr.geometry import has_shear
+from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import HeaderFacts, Volume
 
 # A whole-body scan at 0.5 mm has about 2e9 voxels; more than this in one file is taken for a damaged header.
@@ -23,6 +25,7 @@ MAX_TRAILING_BYTES = 2**20
 MAX_OFFSET_BYTES = 2**26  # extensions stand between header and voxels
 _CHUNK_BYTES = 2**22
 _LONGEST_HEADER = 544  # NIfTI-2's, with the four bytes that announce extensions
+_ROUNDING_MM = 1e-2  # of a header's single precision
 _LENGTH_BITS = 7  # of xyzt_units; the others say what the fourth axis counts
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
@@ -53,8 +56,9 @@ def write(volume: Volume, path: Path) -> None:
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"tf_mrsr {__version__}".encode()
     image.set_sform(volume.affine, code=volume.header.sform_code)
-    # A qform holds a rotation and spacings only; where the axes are sheared it would contradict the sform.
-    image.set_qform(volume.affine, code=0 if has_shear(volume.affine) else volume.header.qform_code)
+    image.set_qform(volume.affine, code=volume.header.qform_code)
+    if not _is_near(image.get_qform(), volume.affine, volume.shape):
+        image.set_qform(volume.affine, code=0)
 
     suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
     temporary = None
@@ -62,7 +66,7 @@ def write(volume: Volume, path: Path) -> None:
         handle, temporary = tempfile.mkstemp(prefix=".tf_mrsr-", suffix=suffix, dir=path.parent)
         os.close(handle)
         nib.save(image, temporary)
-        storage.give_default_permissions(Path(temporary))
+        storage.give_permissions(Path(temporary), path)
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
@@ -197,10 +201,24 @@ def _header_facts(path: Path, header: nib.Nifti1Header) -> HeaderFacts:
 def _qform_agrees(header: nib.Nifti1Header) -> bool:
     """Whether qform and sform say the same: the written file states one affine, which no other one's code may name."""
     try:
-        qform = header.get_qform()
+        qform, sform = header.get_qform(), header.get_sform()
+        nearest = header.copy()
+        nearest.set_qform(sform, 1)
     except (ValueError, nib.spatialimages.HeaderDataError):  # no rotation, or a handedness other than 1 and -1
         return False
-    return np.allclose(qform, header.get_sform(), atol=1e-3)
+    same = np.allclose(qform, nearest.get_qform(), atol=_ROUNDING_MM)
+    return same and _is_near(qform, sform, header.get_data_shape()[:3])
+
+
+def _is_near(qform: np.ndarray, sform: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether a qform may stand beside an sform of which it is the nearest that it can hold.
+
+    It holds a rotation and spacings, so of sheared axes the nearest ones at right angles. Programs built on ITK read
+    it where axes are sheared, and refuse a file without; it may not move a corner of the volume by half a voxel.
+    """
+    corners = np.array([[*corner, 1] for corner in product(*((-0.5, n - 0.5) for n in shape))])
+    moved = np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max()
+    return bool(moved < min(voxel_spacing_mm(sform)) / 2)
 
 
 def _finite(path: Path, data: np.ndarray, nan: str) -> np.ndarray:

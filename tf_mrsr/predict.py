@@ -271,7 +271,8 @@ def plan_outputs(
     for _, target in jobs:
         if target.resolve() in inputs:
             raise OutputError(f"{target}: is one of the scans itself; write to another place")
-    for folder in {target.parent for _, target in jobs}:
+    # A series goes into its folder where that is there, else beside its neighbours.
+    for folder in {target if target.is_dir() else target.parent for _, target in jobs}:
         cli.check_can_hold(folder)
     return jobs
 
@@ -293,7 +294,9 @@ def _into_folder(
 
 def _is_there(target: Path) -> bool:
     """Whether a result is there; an empty folder is none."""
-    return any(target.iterdir()) if target.is_dir() else target.exists()
+    from tf_mrsr import storage
+
+    return bool(storage.content(target)) if target.is_dir() else target.exists()
 
 
 def _relative(scan: Path, folders: Sequence[Path]) -> Path:

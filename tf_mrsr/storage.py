@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tf_mrsr.errors import DataError, OutputError
 
+_LITTER = ("Thumbs.db", "desktop.ini")
 BROKEN_LINK = "a link to a file that is not there; fetch the file (DataLad: datalad get), or remove the link"
 
 
@@ -35,6 +37,11 @@ def files_below(folder: Path) -> list[Path]:
             paths = (Path(place, name) for name in names if not name.startswith("."))
             found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     return sorted(found)
+
+
+def content(folder: Path) -> list[Path]:
+    """What lies in a folder, but for hidden entries and what file managers of macOS and Windows leave."""
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _LITTER]
 
 
 def is_broken_link(path: Path) -> bool:
@@ -66,6 +73,34 @@ def put_in_place(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def fill_in_place(new: Path, folder: Path, replaced: Sequence[Path]) -> None:
+    """Moves the files of ``new`` into the folder that is there, which keeps its owner, permissions and mounts.
+
+    Args:
+        new: a folder within ``folder``.
+        folder: where they go.
+        replaced: files in ``folder`` that make room; they are back where moving fails or is interrupted.
+
+    Raises:
+        OSError: if they cannot be moved.
+    """
+    old = new.with_name(f"{new.name}.old")
+    old.mkdir()
+    moves = [(path, old / path.name) for path in replaced]
+    moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
+    done = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file in UTF-8 under a temporary name, then renames it.
 
@@ -82,8 +117,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def give_default_permissions(path: Path) -> None:
-    """Temporary files and folders are made for their owner alone; results get what any other program's would."""
+def give_permissions(path: Path, replaced: Path) -> None:
+    """Temporary files and folders are made for their owner alone; results get what those that they replace have, or
+    what any other program's would.
+    """
+    if replaced.exists():
+        shutil.copymode(replaced, path)
+        return
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

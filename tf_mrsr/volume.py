@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tf_mrsr import storage
-from tf_mrsr.errors import OutputError, VolumeError
+from tf_mrsr.errors import OutputError, VolumeError, naming
 from tf_mrsr.geometry import GridMap, check_affine, voxel_spacing_mm
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def read_volume(path: str | Path, *, nan: str = "refuse", series_uid: str | None
         return nifti.read(path, nan=nan)
     from tf_mrsr.dicom import files, reading
 
-    if not path.is_dir() and not files.is_dicom(path):
+    with naming(path.parent):
+        is_dicom = path.is_dir() or files.announces_dicom(path)
+    if not is_dicom:
         raise VolumeError(f"{path}: neither NIfTI by its name (.nii, .nii.gz) nor DICOM by its content; convert it")
     return reading.read(path, series_uid=series_uid)
 

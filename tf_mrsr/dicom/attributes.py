@@ -28,14 +28,17 @@ SERIES_AND_SPACE = (
     "BodyPartExamined",
     "AnatomicRegionSequence",
     "Laterality",
+    "ImageLaterality",
     "PatientPosition",
     "ProtocolName",
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
     "AcquisitionDate",
     "AcquisitionTime",
+    "AcquisitionDateTime",
     "AcquisitionNumber",
     "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
     "BurnedInAnnotation",
     "PhotometricInterpretation",
     "LossyImageCompression",
@@ -83,6 +86,8 @@ OF_SOURCE = (
     "RescaleType",
     "SharedFunctionalGroupsSequence",
 )
+# Where enhanced files state it: element of the shared groups' FrameAnatomySequence, ours.
+ENHANCED_ANATOMY = (("FrameLaterality", "ImageLaterality"), ("AnatomicRegionSequence", "AnatomicRegionSequence"))
 # Where enhanced MR files state what classic ones have at the top: sequence of the shared groups, its element, ours.
 ENHANCED_MR = (
     ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime"),

@@ -66,12 +66,26 @@ def value_of(dataset: Dataset, keyword: str) -> object:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file announces itself as DICOM (128 bytes of anything, then DICM)."""
+    """Whether the file can be read and announces itself as DICOM (128 bytes of anything, then DICM)."""
+    try:
+        return announces_dicom(path)
+    except VolumeError:
+        return False
+
+
+def announces_dicom(path: Path) -> bool:
+    """As ``is_dicom``, of a file that must be readable.
+
+    Raises:
+        VolumeError: if it cannot be read; the message names the file.
+    """
     try:
         with path.open("rb") as stream:
             return stream.read(PREAMBLE_BYTES)[128:] == b"DICM"
-    except OSError:
-        return False
+    except OSError as error:
+        raise VolumeError(
+            f"{path.name} cannot be read ({error.strerror}); check its permissions and the disk, or remove it"
+        ) from error
 
 
 @contextlib.contextmanager

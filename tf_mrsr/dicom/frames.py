@@ -83,6 +83,10 @@ class PixelForm:
     transfer_syntax: UID
 
     @property
+    def is_colour(self) -> bool:
+        return self.samples not in (None, 1) or self.photometric not in ("MONOCHROME1", "MONOCHROME2")
+
+    @property
     def frame_bytes(self) -> int:
         return self.rows * self.columns * self.bits_allocated // 8
 

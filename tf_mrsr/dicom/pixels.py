@@ -30,6 +30,7 @@ from tf_mrsr.errors import VolumeError
 MAX_FRAME_PIXELS = 2**26
 MAX_VOXELS = 2**30
 MAX_COMPRESSION = 1000
+_MOST_SURPLUS = 1.5  # of bytes over what the header explains; some writers pad
 _MAX_COUNTED_BYTES = 2**20  # a small series is read whatever its compression
 
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
@@ -130,6 +131,8 @@ def decode(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
     if form.transfer_syntax in NATIVE | {DeflatedExplicitVRLittleEndian}:
         if len(data) < expected:
             raise VolumeError(_truncated(label))
+        if file.dataset["PixelData"].is_undefined_length or len(data) > _MOST_SURPLUS * expected:
+            raise VolumeError(f"{label} holds other pixels than its header says ({len(data)} bytes, not {expected})")
         order = ">" if form.transfer_syntax == ExplicitVRBigEndian else "<"
         values = np.frombuffer(data, _dtype(form).newbyteorder(order), expected * 8 // form.bits_allocated)
         for picture in values.reshape(form.frames, form.rows, form.columns):

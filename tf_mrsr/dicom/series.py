@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from tf_mrsr import storage
 from tf_mrsr.dicom import files
 from tf_mrsr.dicom.frames import CLASSIC, ENHANCED, TAGS, Frame, description, frames_of, modality, uid
-from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.errors import DataError, VolumeError, VolumeWarning
 
 # Direction cosines that differ by more belong to slices that are not parallel; about 0.06 degrees.
 ORIENTATION_TOLERANCE = 1e-3
@@ -46,9 +47,10 @@ class Series:
         if not self.is_image or "LOCALIZER" in first.image_type or len(self.frames) < 2:
             return False
         # A series of which some slices lack a position is damaged, which is said when it is read.
-        cosines = np.array([f.orientation for f in self.frames if f.orientation is not None and f.position is not None])
-        if first.mosaic or len(cosines) == 0:
+        placed = [f for f in self.frames if f.orientation is not None and f.position is not None]
+        if first.mosaic or first.form.is_colour or len({f.position for f in placed}) < 2:
             return False
+        cosines = np.array([f.orientation for f in placed])
         return bool(np.abs(cosines - cosines[0]).max() <= ORIENTATION_TOLERANCE)
 
     def summary(self) -> str:
@@ -72,15 +74,25 @@ def find_series(path: Path) -> list[Series]:
     """
     headers: dict[str, tuple[str, str]] = {}
     frames: dict[str, list[Frame]] = {}
+    empty: list[Path] = []
     with files.quiet():
         for file_path in _candidates(path):
             file = _read(file_path)
+            if file is None and not file_path.stat().st_size:
+                empty.append(file_path)
             if file is not None:
                 key = uid(file.dataset, "SeriesInstanceUID")
                 headers.setdefault(key, (modality(file.dataset), description(file.dataset)))
                 frames.setdefault(key, []).extend(frames_of(file_path, file))
     if not frames:
         raise VolumeError("no DICOM image in it; expected a series of MR or CT slices")
+    if empty:
+        warnings.warn(
+            f"{path}: {len(empty)} empty file{'s'[: len(empty) > 1]} left out, the first {empty[0].name}; if slices "
+            "should be in them, fetch the series again",
+            VolumeWarning,
+            stacklevel=2,
+        )
     return [Series(key, *headers[key], tuple(frames[key])) for key in sorted(frames)]
 
 
@@ -159,13 +171,15 @@ def _read(path: Path) -> files.File | None:
     """The header of an image; None for another kind of file."""
     if storage.is_broken_link(path):
         raise VolumeError(f"{path.name} is {storage.BROKEN_LINK}")
-    if not files.is_dicom(path):
+    if not files.announces_dicom(path):
         if path.suffix.lower() == ".dcm":
             raise VolumeError(f"{path.name} is no DICOM file in spite of its name; fetch it again, or remove it")
         return None
     file = files.read_file(path, TAGS, stop_before_pixels=True)
     if "Rows" in file.dataset and "SeriesInstanceUID" in file.dataset:
         return file
+    if file.class_uid in CLASSIC | ENHANCED and "Rows" in file.dataset:
+        raise VolumeError(f"{path.name} states no SeriesInstanceUID, so nobody knows which slices belong together")
     if file.class_uid in CLASSIC | ENHANCED:
         raise VolumeError(f"{path.name} is truncated; fetch it again, or remove it if it does not belong")
     return None

@@ -14,6 +14,7 @@ from tf_mrsr.dicom.series import ORIENTATION_TOLERANCE, Series
 from tf_mrsr.errors import VolumeError
 
 MAX_UNEVENNESS = 0.01
+ROUNDING_MM = 0.02  # two positions, each rounded to a hundredth along two or three axes
 MAX_STRAY = 0.1  # of the distance between slices; small unevennesses may add up along a series
 MAX_SHEAR_DEGREES = 0.5
 SAME_PLACE_MM = 1e-3
@@ -42,7 +43,9 @@ def check_kind(series: Series) -> None:
             raise VolumeError(f"holds {name}; expected MR or CT images, classic or enhanced")
         if frame.mosaic:
             raise VolumeError("is a mosaic, many slices side by side in one picture; convert it with dcm2niix first")
-        if frame.form.samples != 1 or frame.form.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        if frame.form.samples is None:
+            raise VolumeError(f"{frame.label} states no SamplesPerPixel; it is damaged, repair or fetch it again")
+        if frame.form.is_colour:
             raise VolumeError(f"{frame.label} is a colour picture; expected grey values (MONOCHROME2)")
         if frame.class_uid in CLASSIC and frame.form.frames != 1:
             raise VolumeError(f"{frame.label} holds several frames in a format for one; expected enhanced MR or CT")
@@ -66,7 +69,8 @@ def arrange(series: Series) -> Stack:
     normal = np.cross(row, column) / np.linalg.norm(np.cross(row, column))
     places = _grouped(sorted(frames, key=lambda f: float(np.dot(f.position, normal))))
     if len(places) < 2:
-        raise VolumeError("all slices lie at one place; expected a stack of two or more")
+        hint = "; of a series, give the folder that holds all slices" if len(frames) == 1 else ""
+        raise VolumeError(f"all slices lie at one place; expected a stack of two or more{hint}")
     _check_repeats(places)
     step = _check_steps(places, normal)
     spacing = frames[0].pixel_spacing
@@ -149,15 +153,16 @@ def _check_steps(places: Sequence[tuple[Frame, ...]], normal: np.ndarray) -> np.
     along = positions @ normal
     distances = np.diff(along)
     usual = float(np.median(distances))
+    tolerance = max(MAX_UNEVENNESS * usual, min(ROUNDING_MM, MAX_STRAY * usual))
     for number, ((before, after), distance) in enumerate(zip(pairwise(places), distances, strict=True), start=1):
-        if abs(distance - usual) <= MAX_UNEVENNESS * usual:
+        if abs(distance - usual) <= tolerance:
             continue
         where = (
             f"{distance:.4g} mm instead of {usual:.4g} mm between {before[0].label} and {after[0].label} "
             f"(places {number} and {number + 1} of {len(places)})"
         )
         missing = round(distance / usual) - 1 if usual > 0 else 0
-        if missing >= 1 and abs(distance / usual - missing - 1) <= MAX_UNEVENNESS * (missing + 1):
+        if missing >= 1 and abs(distance - usual * (missing + 1)) <= tolerance * (missing + 1):
             raise VolumeError(f"{missing} missing slice{'s'[: missing > 1]}: {where}; fetch the whole series")
         raise VolumeError(f"uneven spacing: {where}; expected distances equal to 1 %, resample the series first")
     step = (positions[-1] - positions[0]) / (len(places) - 1)

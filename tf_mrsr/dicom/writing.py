@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -40,6 +42,7 @@ _MIN_LEVELS = 255
 _OWN_TAGS = tuple(
     tag_for_keyword(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "PixelData")
 )
+_TEXT = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
 _MAX_COSINE = 2 * ORIENTATION_TOLERANCE  # whatever could be read
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -62,7 +65,7 @@ def check_folder(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: a derived series is a folder of files; give a folder's name")
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; a derived series is a folder, give another name")
-    content = list(path.iterdir()) if path.exists() else []
+    content = storage.content(path) if path.exists() else []
     if content and not overwrite:
         raise OutputError(f"{path}: exists already; give another name or --overwrite")
     if not all(_OUR_FILE.fullmatch(entry.name) and entry.is_file() for entry in content):
@@ -70,7 +73,8 @@ def check_folder(path: Path, *, overwrite: bool) -> None:
 
 
 def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
-    """Writes one file per slice, in the order of places along the normal, to a temporary folder that is then renamed.
+    """Writes one file per slice, in the order of places along the normal, to a temporary folder that is then renamed; a
+    folder that is there keeps its place, and the files are moved into it.
 
     The intensities keep their scale where whole numbers of 16 bits can hold them; otherwise MR is multiplied by one
     power of two for the whole series, which the description states, and CT gets one slope.
@@ -87,11 +91,15 @@ def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
         raise OutputError(f"{folder}: only what was read from DICOM can be written as DICOM; give a name in .nii.gz")
     folder, temporary = folder.resolve(), None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=".tf_mrsr-", dir=folder.parent))
+        there = folder.is_dir()
+        temporary = Path(tempfile.mkdtemp(prefix=".tf_mrsr-", dir=folder if there else folder.parent))
         with files.quiet():
             _write_slices(volume, temporary, derivation)
-        storage.give_default_permissions(temporary)
-        storage.put_in_place(temporary, folder)
+        if there:
+            storage.fill_in_place(temporary, folder, storage.content(folder))
+        else:
+            storage.give_permissions(temporary, folder)
+            storage.put_in_place(temporary, folder)
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror or error}); check the folder and the disk"
@@ -172,6 +180,11 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     source = volume.source
     header, spacing = source.header, voxel_spacing_mm(volume.affine)
     result = _kept(header, attributes.KEPT)
+    anatomy = _first_item(_first_item(header, "SharedFunctionalGroupsSequence"), "FrameAnatomySequence")
+    for keyword, ours in attributes.ENHANCED_ANATOMY:
+        element = _sound(anatomy, keyword)
+        if ours not in result and element is not None:
+            setattr(result, ours, element.value)
     result.update(_ct_acquisition(header, derivation) if source.is_ct else _mr_acquisition(header, derivation))
     result.SOPClassUID = CTImageStorage if source.is_ct else MRImageStorage
     result.SeriesInstanceUID = _new_uid()
@@ -212,24 +225,43 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
 def _kept(header: Dataset, keywords: Sequence[str]) -> Dataset:
     result = Dataset()
     for keyword in keywords:
-        if not _is_sound(header, keyword):
-            continue
-        element = copy.deepcopy(header[keyword])
-        for item in element.value if element.VR == "SQ" else ():
-            item.remove_private_tags()
-        result[keyword] = element
+        element = _sound(header, keyword)
+        if element is not None:
+            result[keyword] = element
     return result
 
 
-def _is_sound(header: Dataset, keyword: str) -> bool:
-    """Whether an element is there, of its own kind, and a number where it should be one."""
+def _sound(header: Dataset, keyword: str) -> DataElement | None:
+    """A copy of an element without private ones in it; None if it is not there, not of its own kind, no number where
+    it should be one, or damaged. Text of another kind of text becomes its own.
+    """
     try:
-        element = header[keyword]
+        element = copy.deepcopy(header[keyword])
+        proper = dictionary_VR(element.tag)
+        if {proper, element.VR} <= _TEXT:
+            element = DataElement(element.tag, proper, element.value)
         if element.VR in ("DS", "IS"):
             [float(value) for value in _list(element.value) if value != ""]
-        return dictionary_VR(element.tag) == element.VR
+        for item in element.value if element.VR == "SQ" else ():
+            item.remove_private_tags()
+            item.walk(lambda _, inner: inner.value)  # converts, and so finds damage
+        return element if proper == element.VR else None
     except files.DAMAGED:
-        return False
+        return None
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    try:
+        number = float(header[keyword].value)
+    except files.DAMAGED:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _first_item(header: Dataset, keyword: str) -> Dataset:
+    """Of a sequence; an empty data set where there is none."""
+    sequence = files.value_of(header, keyword)
+    return sequence[0] if isinstance(sequence, DicomSequence) and sequence else Dataset()
 
 
 def _fill_required(result: Dataset) -> None:
@@ -259,11 +291,12 @@ def _mr_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
     result = Dataset()
     if derivation.keeps_contrast:
         result.update(_kept(header, attributes.MR_ACQUISITION))
-        groups = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        groups = _first_item(header, "SharedFunctionalGroupsSequence")
         for sequence, keyword, ours in attributes.ENHANCED_MR:
-            item = (groups[0].get(sequence) or [Dataset()])[0]
-            if ours not in result and _is_sound(item, keyword):
-                setattr(result, ours, item[keyword].value)
+            item = _first_item(groups, sequence)
+            number = _number(item, keyword)
+            if ours not in result and number is not None:
+                setattr(result, ours, _decimal(number) if dictionary_VR(ours) == "DS" else str(round(number)))
     for keyword, default in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
         if not result.get(keyword):
             setattr(result, keyword, default)
@@ -348,7 +381,7 @@ def _reference(class_uid: UID, instance_uid: UID) -> Dataset:
 def _scanner(header: Dataset) -> Dataset:
     item = _kept(header, attributes.SCANNER)
     if "Manufacturer" not in item:
-        item.Manufacturer = None
+        item.Manufacturer = "unknown"
     item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.AcquisitionEquipment)]
     return item
 
