@@ -257,6 +257,12 @@ def test_folds_are_joined(tmp_path):
         cards.read_evaluation(folds, chosen)
 
 
+def test_a_recipe_may_have_a_comma_in_its_name(tmp_path):
+    chosen = replace(recipe.load("sanchez2018_srgan3d_x2_quick"), name="mine, second try")
+    _results(tmp_path, "recipe: mine, second try, changed: batch_size=2")
+    assert cards.read_evaluation([tmp_path], chosen).folds == 1
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from tests import scans
 from tf_mrsr import baselines, recipe
 from tf_mrsr.cohort import Scan, find_pairs, find_scans
 from tf_mrsr.degradation import BlockAverage
-from tf_mrsr.errors import DataError, VolumeError
+from tf_mrsr.errors import DataError, VolumeError, VolumeWarning
+from tf_mrsr.evaluation import prepare_case
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.pairs import read_pair
 
@@ -58,17 +61,38 @@ def test_a_thick_scan_may_be_stored_in_another_order_of_axes(tmp_path, order):
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
 
 
-@pytest.mark.parametrize("thick_axis", [0, 1])
-def test_slices_thick_along_another_axis_of_an_isotropic_scan_are_refused(tmp_path, thick_axis):
-    """A sagittal or coronal stack must not pass for an axial one."""
-    cube = scans.save(tmp_path / "cube.nii", scans.blobs((24, 24, 24), np.eye(4)) + 50, np.eye(4))
+@pytest.mark.parametrize("thick_axis", [0, 1, 2])
+def test_of_cubes_the_thick_scan_tells_where_the_slices_are(tmp_path, thick_axis):
+    """A sagittal or coronal stack beside an isotropic scan, slices last; it must not pass for an axial one."""
+    image = scans.blobs((30, 27, 24), np.eye(4)) + 50
+    cube = scans.save(tmp_path / "cube.nii", image, np.eye(4))
     degradation = BlockAverage(tuple(3 if axis == thick_axis else 1 for axis in range(3)))
-    thick = degradation(scans.blobs((24, 24, 24), np.eye(4)) + 50)
-    stack = scans.save(tmp_path / "stack.nii", thick, degradation.grid_map((24, 24, 24)).apply_to_affine(np.eye(4)))
-    with pytest.raises(
-        DataError, match=r"stack\.nii: voxels of .*3\.00.* asks for 1\.00 x 1\.00 x 3\.00 mm along its axes"
-    ):
-        read_pair(Scan(cube, stack), BY_THREE, nan="refuse", axes="slices_last")
+    affine = degradation.grid_map(image.shape).apply_to_affine(np.eye(4))
+    stack = scans.save(tmp_path / "stack.nii", degradation(image), affine)
+    high_res, low_res = read_pair(Scan(cube, stack), BY_THREE, nan="refuse", axes="slices_last")
+    order = [axis for axis in range(3) if axis != thick_axis] + [thick_axis]
+    np.testing.assert_array_equal(high_res.data, image.transpose(order))
+    np.testing.assert_array_equal(high_res.affine, np.eye(4)[:, [*order, 3]])
+    np.testing.assert_allclose(low_res.data, degradation(image).transpose(order), rtol=1e-4)
+    np.testing.assert_allclose(low_res.affine, affine[:, [*order, 3]], atol=1e-5)
+    chosen = recipe.load("li2017_3dsrcnn_r3")
+    mask = np.zeros(image.shape, np.uint8)
+    mask[3:20, 4:9, 5:7] = 1
+    (tmp_path / "masks").mkdir()
+    scans.save(tmp_path / "masks" / "cube.nii", mask, np.eye(4))
+    case = prepare_case(Scan(cube, stack), chosen, mask_source=tmp_path / "masks")
+    np.testing.assert_array_equal(case.mask, mask.transpose(order) != 0)
+
+
+def test_where_the_network_range_begins_at_zero_air_stays_zero(tmp_path):
+    """As in prediction; of other kinds of intensity an offset does not reach the network."""
+    thick = BY_THREE(scans.blobs(SHAPE, THIN) + 50)
+    scan = pair(tmp_path, BY_THREE.grid_map(SHAPE).apply_to_affine(THIN), (thick / 100) ** 1.3)
+    _, low_res = read_pair(scan, BY_THREE, nan="refuse", axes="stored", intensity_kind="half_max")
+    np.testing.assert_allclose(
+        low_res.data / (thick / 100) ** 1.3, low_res.data[0, 0, 0] / (thick[0, 0, 0] / 100) ** 1.3, rtol=1e-5
+    )
+    assert low_res.data.std() == pytest.approx(thick.std(), rel=1e-5)
 
 
 def test_scans_that_are_turned_far_are_refused(tmp_path):
@@ -76,7 +100,7 @@ def test_scans_that_are_turned_far_are_refused(tmp_path):
     turn[:3, :3] -= 2 / 3  # two axes lie closest to the same one
     cube = scans.save(tmp_path / "cube.nii", scans.blobs((24, 24, 24), np.eye(4)) + 50, np.eye(4))
     stack = scans.save(tmp_path / "stack.nii", scans.blobs((24, 24, 8), turn) + 50, turn @ np.diag([1, 1, 3, 1]))
-    with pytest.raises(DataError, match="is turned by about 45 degrees"):
+    with pytest.raises(DataError, match="turned by about 45 degrees"):
         read_pair(Scan(cube, stack), BY_THREE, nan="refuse", axes="stored")
 
 
@@ -97,6 +121,21 @@ def test_other_space_is_refused_with_the_overlap(tmp_path):
     affine = GridMap((1, 1, 1), (10, 0, 0)).apply_to_affine(BY_THREE.grid_map(SHAPE).apply_to_affine(THIN))
     with pytest.raises(DataError, match="covers 50% of the space"):
         read(pair(tmp_path, affine, np.random.default_rng(0).uniform(1, 2, (20, 18, 8))))
+
+
+def test_masks_and_labels_in_a_folder_are_no_scans(tmp_path):
+    """As folders of BIDS derivatives hold them beside the scans."""
+    for name in ("sub-1_T1w", "sub-1_desc-brain_mask", "sub-1_dseg", "sub-1_label-GM_probseg"):
+        scans.save(tmp_path / f"{name}.nii.gz", np.ones((4, 4, 4), np.uint8))
+    with pytest.warns(
+        VolumeWarning, match=r"3 NIfTI files left out, .* masks or labels \(the first sub-1_desc-brain_mask"
+    ):
+        assert find_scans([str(tmp_path)]) == [tmp_path / "sub-1_T1w.nii.gz"]
+    given = str(tmp_path / "sub-1_dseg.nii.gz")  # by name it is what the user wants
+    assert find_scans([given]) == [Path(given)]
+    (tmp_path / "sub-1_T1w.nii.gz").unlink()
+    with pytest.warns(VolumeWarning), pytest.raises(DataError, match="no NIfTI file"):
+        find_scans([str(tmp_path)])
 
 
 def test_lists_of_pairs(tmp_path):

@@ -1,4 +1,6 @@
 import re
+import sys
+import types
 from pathlib import Path
 
 import keras
@@ -215,6 +217,13 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("augmentation.flips=true", "augmentation needs patches.degrade 'patch'"),
         ("departures.0.values=[patches.stap]", "the recipe has no 'patches.stap'"),
         ("patches.per_volume=99999999999", "belongs to patches.kind 'random'"),
+        ("patches.shape=[4, 4, 2]", "4 voxels or more along each axis and two low-resolution ones"),
+        (
+            "stages.0.generator.optimizer={learning_rate: 1.0e-6, final_learning_rate: 1.0e-5}",
+            "final_learning_rate (1e-05) must not be over learning_rate (1e-06)",
+        ),
+        ("evaluation.degradation.sigma=2", "evaluation.degradation.kind is None"),
+        ("evaluation.degradation={kind: gaussian_decimation, sigmas: 2}", "evaluation.degradation.factor is missing"),
         ("batch_size={a: 1, a: 2}", "not valid YAML"),
         ("nonsense", "expected key=value"),
         ("batch_size=[", "not valid YAML"),
@@ -225,6 +234,63 @@ def test_what_does_not_fit_is_refused_with_its_key(override, words):
         recipe.load("sanchez2018_srgan3d_x2_resize", [override])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_low_resolution_patch_has_two_voxels_or_more():
+    """Interpolation behind a residual network needs a neighbour."""
+    with pytest.raises(RecipeError, match=r"got \(4, 4, 4\) for factors \(4, 4, 4\)"):
+        recipe.load("sanchez2018_srgan3d_x4_pretrained", ["patches.shape=[4,4,4]"])
+    assert recipe.load("sanchez2018_srgan3d_x4_pretrained", ["patches.shape=[8,8,8]"]).patches.shape == (8, 8, 8)
+
+
+def test_yaml_that_merges_mappings(tmp_path):
+    """How stages that are alike are written once."""
+    content = recipe.load("sanchez2018_srgan3d_x2_pretrained").to_yaml()
+    (tmp_path / "mine.yaml").write_text(content + "x-shared: &shared {}\n")
+    with pytest.raises(RecipeError, match="unknown key x-shared"):
+        recipe.load(tmp_path / "mine.yaml")
+    merged = content.replace("augmentation:\n", "augmentation:\n  <<: {flips: false, noise: [0, 0.01]}\n")
+    (tmp_path / "mine.yaml").write_text(merged)
+    loaded = recipe.load(tmp_path / "mine.yaml")
+    assert loaded.augmentation.flips  # the mapping's own
+
+
+def own_network(monkeypatch, **functions):
+    module = types.ModuleType("tf_mrsr.networks.own")
+    for name, function in functions.items():
+        setattr(module, name, function)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(networks, "NAMES", (*networks.NAMES, "own"))
+
+
+def test_a_network_of_the_users_own(monkeypatch):
+    """Without a discriminator, annotations, or with those that a recipe's values are not compared with."""
+
+    def generator(scale_factor=2, filters: list[int] = (4,), size: int = 3):
+        low_res = x = keras.Input((None, None, None, 1))
+        for count in filters:
+            x = keras.layers.Conv3D(count, size, padding="same")(x)
+        return keras.Model(low_res, keras.layers.UpSampling3D(scale_factor)(x))
+
+    own_network(monkeypatch, generator=generator)
+    networks.check("own", "generator", {"scale_factor": 2, "filters": [8, 1]})
+    assert networks.build("own", "generator", {"filters": [8, 1]}).count_params() == 27 * 8 + 8 + 27 * 8 + 1
+    with pytest.raises(RecipeError, match=r"network\.generator\.size must be a whole number, got 'x'"):
+        networks.check("own", "generator", {"size": "x"})
+    with pytest.raises(RecipeError, match=r"own has no discriminator: its module .* needs a function of that name"):
+        networks.check("own", "discriminator", {})
+
+
+def test_a_network_is_the_same_whether_its_defaults_are_stated():
+    """A recipe states lists where a builder's defaults are tuples, and may leave the factor to the degradation."""
+    plain = recipe.load("taloma2020_adv")
+    filters = list(networks.parameters("taloma2020", "generator")["filters"].default)
+    stated = recipe.load("taloma2020_adv", [f"network.generator.filters={filters}"])
+    assert models._network_words(stated) == models._network_words(plain)
+    left = recipe.load("li2017_3dsrcnn_r3", ["degradation.factor=4"])
+    stated = recipe.load("li2017_3dsrcnn_r3", ["degradation.factor=4", "network.generator.scale_factor=4"])
+    assert models._network_words(stated) == models._network_words(left)
+    assert models._network_words(left) != models._network_words(recipe.load("li2017_3dsrcnn_r3"))
 
 
 def test_unknown_names(tmp_path):

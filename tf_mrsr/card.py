@@ -260,10 +260,11 @@ def _read_table(results: Path, recipe: Recipe) -> tuple[tuple[str, ...], list[di
     except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         raise DataError(f"{file}: not a table of an evaluation; give the folder that tf-mrsr evaluate wrote") from error
     evaluated = next((line.removeprefix("recipe: ") for line in protocol if line.startswith("recipe: ")), "")
-    if evaluated.split(",")[0] != recipe.name:
+    name = evaluated.partition(", changed: ")[0]
+    if name != recipe.name:
         raise DataError(
-            f"{file}: an evaluation of {evaluated.split(',')[0] or 'no known recipe'}, but the model is of "
-            f"{recipe.name}; give that model's own evaluation"
+            f"{file}: an evaluation of {name or 'no known recipe'}, but the model is of {recipe.name}; give that "
+            "model's own evaluation"
         )
     degraded = f"degradation: {recipe.testing_degradation()}"
     if degraded not in protocol:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from tf_mrsr import storage
-from tf_mrsr.errors import DataError, RecipeError, VolumeError, naming
+from tf_mrsr.errors import DataError, RecipeError, VolumeError, VolumeWarning, naming
 from tf_mrsr.geometry import slices_last
 from tf_mrsr.volume import Volume, is_nifti, read_volume, stem
 
 # Along an axis with fewer voxels a network sees more of its own zero padding than of the scan.
 MIN_VOXELS = 8
+# Endings of names, as BIDS has them, of files that are no scans.
+LABELS = ("mask", "dseg", "probseg", "label", "labels", "seg")
 LIST_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -210,14 +213,28 @@ def read_scan(path: Path, *, nan: str = "refuse", axes: str = "stored", series_u
 
 
 def _scans_in(folder: Path) -> list[Path]:
-    scans = [path for path in storage.files_below(folder) if is_nifti(path)]
-    if not scans:
+    found = [path for path in storage.files_below(folder) if is_nifti(path)]
+    scans = [path for path in found if _ending(path) not in LABELS]
+    if len(scans) < len(found):
+        left = next(path for path in found if _ending(path) in LABELS)
+        count = len(found) - len(scans)
+        warnings.warn(
+            f"{folder}: {count} NIfTI file{'s'[: count > 1]} left out, whose names say that they are masks or labels "
+            f"(the first {left.name})",
+            VolumeWarning,
+            stacklevel=2,
+        )
+    if not found:
         from tf_mrsr.dicom import series
 
         scans = series.scans_below(folder)
     if not scans:
         raise DataError(f"{folder}: no NIfTI file (.nii, .nii.gz) and no DICOM in this folder or below it")
     return scans
+
+
+def _ending(path: Path) -> str:
+    return stem(path).rpartition("_")[2]
 
 
 def _is_scan(path: Path) -> bool:

@@ -12,9 +12,8 @@ from tf_mrsr import baselines, intensity, metrics
 from tf_mrsr.cohort import Scan, check_size
 from tf_mrsr.degradation import Degradation
 from tf_mrsr.errors import DataError, VolumeError
-from tf_mrsr.geometry import slices_last
 from tf_mrsr.intensity import Window
-from tf_mrsr.pairs import read_pair
+from tf_mrsr.pairs import on_axes_of, read_pair
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import NIFTI_SUFFIXES, Volume, read_volume, stem
 
@@ -56,8 +55,8 @@ def prepare_case(
     """
     path, degradation = scan.high_res, recipe.testing_degradation()
     name = stem(path) if name is None else name
-    truth, low_res = read_pair(scan, degradation, nan=nan, axes=recipe.axes)
-    mask = _mask(path, name, truth, mask_source, nan=nan, axes=recipe.axes)
+    truth, low_res = read_pair(scan, degradation, nan=nan, axes=recipe.axes, intensity_kind=recipe.intensity.kind)
+    mask = _mask(path, name, truth, mask_source, nan=nan)
     if not mask.any():
         raise DataError(f"{path}: nothing of the scan lies in the mask")
     try:
@@ -117,7 +116,7 @@ def evaluate_estimate(case: Case, estimate: np.ndarray, protocol: str) -> Mappin
         raise DataError(f"{case.name}: {error}") from error
 
 
-def _mask(path: Path, name: str, truth: Volume, source: str | Path, *, nan: str, axes: str) -> np.ndarray:
+def _mask(path: Path, name: str, truth: Volume, source: str | Path, *, nan: str) -> np.ndarray:
     if source == "none":
         return np.ones(truth.shape, bool)
     if source == "auto":
@@ -129,9 +128,10 @@ def _mask(path: Path, name: str, truth: Volume, source: str | Path, *, nan: str,
     mask_path = next((c for c in candidates if c.is_file()), None)
     if mask_path is None:
         raise DataError(f"{source}: no mask named {candidates[-1].name}; give one per scan, named as in the table")
-    mask = read_volume(mask_path, nan=nan)
-    if axes == "slices_last":
-        mask = mask.with_axes(slices_last(mask.affine))
+    try:
+        mask = on_axes_of(truth, read_volume(mask_path, nan=nan))
+    except DataError as error:
+        raise DataError(f"{mask_path}, {path}: {error}") from error
     # The truth may have lost its last voxels to a degradation that needs a multiple of its factor.
     mask = replace(mask, data=mask.data[tuple(slice(0, n) for n in truth.shape)])
     if mask.shape != truth.shape or not np.allclose(mask.affine, truth.affine, atol=1e-3):

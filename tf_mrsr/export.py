@@ -112,6 +112,8 @@ def _export_network(arguments: argparse.Namespace) -> None:
         _check_onnx()
 
     cli.load_tensorflow()
+    import numpy as np
+
     from tf_mrsr.conversion import keras_files, onnx_files
     from tf_mrsr.inference import models
 
@@ -120,7 +122,11 @@ def _export_network(arguments: argparse.Namespace) -> None:
     print(f"{output}: {generator.count_params()} weights, {output.stat().st_size / 2**20:.1f} MB")
     window = models.load(source).target_window
     if window is not None:
-        numbers = f"{window.centre:.9g} {window.width:.9g}"
+        # Without exponents: argparse takes -3e-08 for an option.
+        numbers = " ".join(
+            np.format_float_positional(number, precision=9, unique=False, fractional=False, trim="-")
+            for number in window
+        )
         print(f"the target's intensities, which are not in the file: --target-window {numbers}")
 
 

@@ -22,17 +22,22 @@ _SAME_PLACE_VOXELS = 1e-3
 _SAME_GRID_VOXELS = 0.05  # headers of one registration may differ by rounding
 
 
-def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> tuple[Volume, Volume]:
+def read_pair(
+    scan: Scan, degradation: Degradation, *, nan: str, axes: str, intensity_kind: str = "standard"
+) -> tuple[Volume, Volume]:
     """The high-resolution volume, cut to what the degradation can use, and the low-resolution one.
 
     The latter is what the degradation makes of the former or, for a real pair, what was scanned. A scanned volume is
     resampled (linearly) onto the grid that the degradation would have made, and brought to the mean and the standard
-    deviation of what the degradation would have made, because two scans have two intensity scales.
+    deviation of what the degradation would have made, because two scans have two intensity scales. Where the network
+    range begins at 0 (half_max) 0 stays 0, so that air looks in training as it does in prediction.
 
     Args:
         scan: the files.
         degradation: says which grid belongs to the high-resolution scan.
-        nan, axes: see ``tf_mrsr.cohort.read_scan``.
+        nan, axes: see ``tf_mrsr.cohort.read_scan``; with slices last, the slices of a real pair are those of the
+            low-resolution scan.
+        intensity_kind: a key of ``tf_mrsr.intensity.KINDS``.
 
     Raises:
         VolumeError: if a file cannot be used.
@@ -43,7 +48,10 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
         return _read_contrasts(scan, nan=nan, axes=axes)
     if isinstance(degradation, MatchedSlices):
         return read_matched(scan, degradation, nan=nan)
-    high_res = read_scan(scan.high_res, nan=nan, axes=axes)
+    if scan.low_res is None:
+        high_res = read_scan(scan.high_res, nan=nan, axes=axes)
+    else:
+        high_res, low_res = _read_alike(scan, nan=nan, axes=axes)
     usable = tuple(slice(0, n) for n in degradation.usable_shape(high_res.shape))
     high_res = replace(high_res, data=high_res.data[usable])
     try:
@@ -55,13 +63,13 @@ def read_pair(scan: Scan, degradation: Degradation, *, nan: str, axes: str) -> t
         ) from error
     if scan.low_res is None:
         return high_res, high_res.resampled(degradation(high_res.data), grid_map)
-    low_res = _on_axes_of(high_res, read_scan(scan.low_res, nan=nan), scan)
     shape = degradation.low_shape(high_res.shape)
     affine = grid_map.apply_to_affine(high_res.affine)
     _check_spacing(scan, low_res, affine, degradation)
     data = _resample(scan, low_res, affine, shape)
     simulated = degradation(high_res.data)
-    scaled = (data - data.mean()) * (simulated.std() / data.std()) + simulated.mean()
+    gain = simulated.std() / data.std()
+    scaled = data * gain if intensity_kind == "half_max" else (data - data.mean()) * gain + simulated.mean()
     return high_res, high_res.resampled(scaled, grid_map)
 
 
@@ -87,16 +95,28 @@ def _moved(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -
     return float(np.abs((corners @ (to_first - np.eye(4)).T)[:, :3]).max())
 
 
-def _on_axes_of(high_res: Volume, low_res: Volume, scan: Scan) -> Volume:
-    """The low-resolution scan with its array axes in the order in which the other one's run."""
-    directions = [volume.affine[:3, :3] / volume.spacing_mm for volume in (high_res, low_res)]
+def _read_alike(scan: Scan, *, nan: str, axes: str) -> tuple[Volume, Volume]:
+    """Both scans of a real pair, array axes in one order: of cubes only the thick scan tells which axis has slices."""
+    high_res, low_res = read_scan(scan.high_res, nan=nan), read_scan(scan.low_res, nan=nan, axes=axes)
+    try:
+        if axes == "stored":
+            return high_res, on_axes_of(high_res, low_res)
+        return on_axes_of(low_res, high_res), low_res
+    except DataError as error:
+        raise DataError(f"{scan.low_res}, {scan.high_res}: {error}") from error
+
+
+def on_axes_of(fixed: Volume, moving: Volume) -> Volume:
+    """``moving`` with its array axes in the order in which those of ``fixed`` run.
+
+    Raises:
+        DataError: if they are turned against each other so far that no order fits.
+    """
+    directions = [volume.affine[:3, :3] / volume.spacing_mm for volume in (fixed, moving)]
     order = np.abs(directions[0].T @ directions[1]).argmax(axis=1)
     if len(set(order)) < 3:
-        raise DataError(
-            f"{scan.low_res} is turned by about 45 degrees or more against {scan.high_res}; resample one onto the "
-            "other's axes first"
-        )
-    return low_res.with_axes(order)
+        raise DataError("turned by about 45 degrees or more against each other; resample one onto the other's axes")
+    return moving.with_axes(order)
 
 
 def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradation: Degradation) -> None:

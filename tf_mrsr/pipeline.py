@@ -262,8 +262,10 @@ class PatchPairs:
         if by_patch and self._recipe.intensity.per == "patch":
             volume = read_scan(scan.high_res, nan=self._nan, axes=self._recipe.axes)
             return Pair(volume.data, None, None, None, float(volume.data.mean()), volume.spacing_mm)
-        high_res, low_res = read_pair(scan, self._degradation, nan=self._nan, axes=self._recipe.axes)
         spec = self._recipe.intensity
+        high_res, low_res = read_pair(
+            scan, self._degradation, nan=self._nan, axes=self._recipe.axes, intensity_kind=spec.kind
+        )
         low_window = intensity.measure(spec.kind, low_res.data)
         high_window = intensity.measure(spec.kind, high_res.data) if spec.target == "own" else low_window
         low_data = None if by_patch else low_res.data
@@ -271,9 +273,10 @@ class PatchPairs:
         return Pair(high_res.data, low_data, low_window, high_window, tissue, high_res.spacing_mm)
 
     def _check_fits(self, path: Path, shape: Sequence[int]) -> None:
-        """A whole axis (0) must hold 4 voxels like any patch, in whole low-resolution voxels."""
+        """A whole axis (0) must hold 4 voxels like any patch, in two whole low-resolution voxels or more."""
         smallest = [
-            p or -(-4 // f) * f for p, f in zip(self._recipe.patches.shape, self._degradation.factors, strict=True)
+            p or max(-(-4 // f), 2) * f
+            for p, f in zip(self._recipe.patches.shape, self._degradation.factors, strict=True)
         ]
         try:
             patches.check_fits(shape, smallest)

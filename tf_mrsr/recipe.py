@@ -215,6 +215,11 @@ class Optimizer:
             f"optimizer.{', '.join(self._SCHEDULES)} exclude each other",
         )
         _require(
+            self.final_learning_rate is None or self.final_learning_rate <= self.learning_rate,
+            f"optimizer.final_learning_rate ({self.final_learning_rate}) must not be over learning_rate "
+            f"({self.learning_rate}), from which the rate falls; set both",
+        )
+        _require(
             self.decay_epochs == 1 or (self.decay_epochs > 1 and self.decay_per_epoch is not None),
             f"optimizer.decay_epochs must be 1 or more and goes with decay_per_epoch, got {self.decay_epochs}",
         )
@@ -474,8 +479,9 @@ class Recipe:
         degradation, shape = self.training_degradation(), self.patches.shape
         if not degradation.by_slice:
             _require(
-                all(n == 0 or n >= 4 for n in shape),
-                f"patches.shape must be 4 voxels or more along each axis, or 0 for the whole axis, got {shape}",
+                all(n == 0 or n >= max(4, 2 * f) for n, f in zip(shape, degradation.factors, strict=True)),
+                "patches.shape must be 4 voxels or more along each axis and two low-resolution ones, or 0 for the whole"
+                f" axis, got {shape} for factors {degradation.factors}",
             )
             _require(not self.needs_vgg19, "content loss 'vgg19_features' needs degradation.kind 'matched_slices'")
             return
@@ -516,27 +522,29 @@ class Recipe:
         )
 
     def training_degradation(self) -> Degradation:
-        return self._degradation(self.degradation)
+        return self._degradation(self.degradation, "degradation")
 
     def testing_degradation(self) -> Degradation:
-        return self._degradation(self.evaluation.degradation or self.degradation)
+        if not self.evaluation.degradation:
+            return self.training_degradation()
+        return self._degradation(self.evaluation.degradation, "evaluation.degradation")
 
     def _factors(self, factor: Any) -> tuple[Any, ...]:
         """Factors along (x, y, z) of a single factor."""
         return (1, 1, factor) if self.axes == "slices_last" else (factor,) * 3
 
-    def _degradation(self, spec: Mapping[str, Any]) -> Degradation:
+    def _degradation(self, spec: Mapping[str, Any], place: str) -> Degradation:
         spec = dict(spec)
         kind = spec.pop("kind", None)
-        _one_of("degradation.kind", kind, tuple(degradations.KINDS))
+        _one_of(f"{place}.kind", kind, tuple(degradations.KINDS))
         kind_class = degradations.KINDS[kind]
         factor = spec.pop("factor", None if kind_class.changes_grid else 1)
-        _require(factor is not None, "degradation.factor is missing")
+        _require(factor is not None, f"{place}.factor is missing")
         known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
         hints = typing.get_type_hints(kind_class)
         for key, value in spec.items():
-            _require(key in known, f"unknown key degradation.{key}{_nearest(key, ['kind', 'factor', *known])}")
-            spec[key] = _scalar(hints[key], value, f"degradation.{key}")
+            _require(key in known, f"unknown key {place}.{key}{_nearest(key, ['kind', 'factor', *known])}")
+            spec[key] = _scalar(hints[key], value, f"{place}.{key}")
         return kind_class(tuple(factor) if isinstance(factor, (list, tuple)) else self._factors(factor), **spec)
 
     def to_yaml(self) -> str:
@@ -601,11 +609,14 @@ def recipe_directory() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[1] / "train"
 
 
+_MERGE = "tag:yaml.org,2002:merge"  # <<, whose keys the plain loader takes in where the mapping itself has none
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key may stand only once; the plain loader silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)

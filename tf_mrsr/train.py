@@ -147,8 +147,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from tf_mrsr.training.loop import Settings, Trainer
     from tf_mrsr.training.validation import Validation
 
-    for part in ("generator", "discriminator"):  # before any scan is read
-        networks.check(chosen.network.name, part, getattr(chosen.network, part))
+    networks.check(chosen.network.name, "generator", chosen.network.generator)  # before any scan is read
+    if chosen.network.discriminator or any(stage.discriminator for stage in chosen.stages):
+        networks.check(chosen.network.name, "discriminator", chosen.network.discriminator)
     _set_steps(arguments, chosen, facts)
     vgg19 = _vgg19(arguments, chosen, facts)
     on_bad_scan = (lambda error: cli.warn(f"left out: {error}")) if arguments.skip_bad else None

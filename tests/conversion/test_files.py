@@ -76,6 +76,7 @@ def test_out_and_back(run, kind, file, tmp_path, capsys):
         assert main(command) == 1
         assert "give it with --target-window CENTRE WIDTH" in capsys.readouterr().err
         command += told.split("not in the file: ")[1].split()
+        assert "e" not in "".join(command[-2:])  # for argparse -3e-08 is an option
     assert main(command) == 0
     ours, theirs = models.load(folder), models.load(back)
     assert theirs.target_window == ours.target_window

@@ -83,6 +83,11 @@ def test_reach_is_not_guessed():
         reach(through(layers.MaxPooling3D(2)))
 
 
+def test_layers_that_shrink_a_volume_are_refused():
+    with pytest.raises(TypeError, match="needs padding 'same', got 'valid'"):
+        reach(through(layers.Conv3D(1, 3, padding="valid")))
+
+
 def test_one_channel_of_several():
     volume = np.arange(24.0).reshape(2, 2, 1, 2, 3)
     np.testing.assert_array_equal(TakeChannel(2)(volume), volume[..., 2:])

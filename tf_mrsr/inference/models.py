@@ -119,10 +119,7 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     """
     degradation = recipe_.training_degradation()
     factors = degradation.factors
-    arguments = dict(recipe_.network.generator)
-    if "scale_factor" in networks.parameters(recipe_.network.name, "generator"):
-        arguments.setdefault("scale_factor", max(factors))
-    generator = networks.build(recipe_.network.name, "generator", arguments, precision)
+    generator = networks.build(recipe_.network.name, "generator", _generator_arguments(recipe_), precision)
     of_slices = len(generator.input_shape) == 4
     if of_slices != degradation.by_slice:
         raise RecipeError(
@@ -145,6 +142,14 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
             f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
         )
     return generator
+
+
+def _generator_arguments(recipe_: Recipe) -> dict[str, Any]:
+    """As the recipe states them, and the factor where it leaves that to the degradation."""
+    arguments = dict(recipe_.network.generator)
+    if "scale_factor" in networks.parameters(recipe_.network.name, "generator"):
+        arguments.setdefault("scale_factor", max(recipe_.training_degradation().factors))
+    return arguments
 
 
 def _check_interpolation(layer: CubicUpsampling3D, degradation: Degradation) -> None:
@@ -276,8 +281,14 @@ def _network_words(recipe_: Recipe) -> str:
     """All that decides on the generator: its arguments, those left out as well, and the factors."""
     network = recipe_.network
     defaults = {name: spec.default for name, spec in networks.parameters(network.name, "generator").items()}
-    arguments = ", ".join(f"{name}={value}" for name, value in sorted({**defaults, **network.generator}.items()))
-    return f"{network.name}({arguments}) for factors {recipe_.training_degradation().factors}"
+    factors = recipe_.training_degradation().factors
+    arguments = {**defaults, **_generator_arguments(recipe_)}
+    words = ", ".join(f"{name}={_as_yaml_has_it(value)}" for name, value in sorted(arguments.items()))
+    return f"{network.name}({words}) for factors {factors}"
+
+
+def _as_yaml_has_it(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def rebuild(folder: str | Path) -> Model:

@@ -60,14 +60,16 @@ def check(network: str, part: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: if there is no such network, or an argument is unknown or of another type.
     """
-    kinds = typing.get_type_hints(_builder(network, part))
+    hints = typing.get_type_hints(_builder(network, part))
     known = parameters(network, part)
     for name, value in arguments.items():
         if name not in known:
             raise RecipeError(f"network.{part}: {network} has no {name!r}; known are {', '.join(known)}")
-        kinds_of_name = _alternatives(kinds[name])
-        if not any(_is_of(kind, value) for kind in kinds_of_name):
-            expected = " or ".join(_WORDS[kind] for kind in kinds_of_name)
+        kinds = _alternatives(hints.get(name))
+        if not set(kinds) <= set(_WORDS):
+            continue  # a builder of the user's own, without annotations or with others
+        if not any(_is_of(kind, value) for kind in kinds):
+            expected = " or ".join(_WORDS[kind] for kind in kinds)
             raise RecipeError(f"network.{part}.{name} must be {expected}, got {value!r}")
 
 
@@ -79,7 +81,10 @@ def parameters(network: str, part: str) -> Mapping[str, inspect.Parameter]:
 def _builder(network: str, part: str) -> Callable[..., keras.Model]:
     if network not in NAMES:
         raise RecipeError(f"unknown network {network!r}; known are {', '.join(NAMES)}")
-    return getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part)
+    builder = getattr(importlib.import_module(f"tf_mrsr.networks.{network}"), part, None)
+    if builder is None:
+        raise RecipeError(f"{network} has no {part}: its module in tf_mrsr/networks needs a function of that name")
+    return builder
 
 
 def _reason(error: Exception) -> str:

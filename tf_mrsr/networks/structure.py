@@ -155,6 +155,8 @@ def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -
     if isinstance(layer, NearestConv3D):
         span = _enlarged(span, layer.size[axis])
     scale, low, high = span
+    if getattr(layer, "padding", "same") != "same":
+        raise TypeError(f"layer {layer.name}: a generator needs padding 'same', got {layer.padding!r}")
     if isinstance(layer, _DECONVOLUTIONS):
         kernel, stride = layer.kernel_size[axis], layer.strides[axis]
         # Output o sees inputs (o + front - k) / stride for k = 0 ... kernel - 1, with "same" cropping in front.
