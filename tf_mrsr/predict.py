@@ -23,6 +23,7 @@ EPILOG = """\
 examples:
   tf-mrsr predict scan.nii.gz -o scan_sr.nii.gz --model runs/x2
   tf-mrsr predict scans/ -o super_resolved/ --model runs/x2 --memory 2GB
+  tf-mrsr predict scans/ -o super_resolved/ --model sanchez2018_x2 --report reports/
   tf-mrsr predict dicom/ --list-series
   tf-mrsr predict dicom/ -o derived_series/ --model runs/x2 --series-uid 1.2.3
   tf-mrsr predict dicom/ -o scan_sr.nii.gz --model runs/x2
@@ -71,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
     )
+    arguments.add_argument(
+        "--report",
+        type=cli.path,
+        metavar="FOLDER",
+        help="for each scan a page (HTML) that says how far to trust the result: the model tested on the scan itself, "
+        "one step coarser, what speaks against the result, pictures; and a table of all. The test takes 1/8 of the "
+        "prediction's work for x2, 1/64 for x4, a third for three slices out of one",
+    )
     cli.add_stride_option(arguments)
     cli.add_tta_option(arguments)
     cli.add_nan_option(arguments)
@@ -83,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name, value in wanted if value is None]
     if missing:
         arguments.error(f"the following arguments are required: {', '.join(missing)}")
+    if given.report is not None and given.server is not None:
+        arguments.error("--report needs the model and its card, which a server does not tell; use --model")
     if given.timeout is not None and given.server is None:
         arguments.error("--timeout is for --server")
     return cli.run(_predict, given)
@@ -99,7 +110,7 @@ def _list_series(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import volume
+    from tf_mrsr import storage, volume
     from tf_mrsr.cohort import Contrasts
     from tf_mrsr.progress import Progress
 
@@ -117,6 +128,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         return
     for _, target in jobs:
         _check_replaceable(target)
+    if arguments.report is not None:
+        _check_report(jobs, arguments)
     first = None
     if len(jobs) == 1 and not arguments.skip_bad:  # refuse what can be refused before TensorFlow is loaded
         first = _read(jobs[0][0], card, arguments)
@@ -134,7 +147,9 @@ def _predict(arguments: argparse.Namespace) -> None:
                 cli.warn(f"left out: {error}")
             else:
                 if not _done(target, arguments):
-                    _make_folder(target.parent)
+                    if arguments.report is not None:
+                        _write_report(model, card, source, target, scan, result, arguments)
+                    storage.make_folder(target.parent)
                     volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
 
@@ -147,6 +162,40 @@ def _check_replaceable(target: Path) -> None:
         volume.check_output(target, overwrite=True, as_series=True)
     elif target.is_dir():
         raise OutputError(f"{target}: is a folder, where a file is to be written; give another place")
+
+
+def _check_report(jobs: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> None:
+    """Raises an OutputError, before any work, where a report may not be written."""
+    if arguments.report.suffix.lower() in (".html", ".json", ".csv"):
+        raise OutputError(f"{arguments.report}: reports are a folder of pages; give a folder's name")
+    cli.check_can_hold(arguments.report)
+    for _, target in jobs:
+        place = arguments.report / _report_place(target, arguments.output)
+        page = place.with_name(f"{place.name}.html")
+        if page.exists() and not (arguments.overwrite or arguments.skip_existing):
+            raise OutputError(f"{page}: exists already; give another folder, --overwrite or --skip-existing")
+
+
+def _report_place(target: Path, output: Path) -> Path:
+    """Of a report in the folder of reports: as the result lies in its own."""
+    from tf_mrsr.volume import is_nifti, stem
+
+    inside = target != output and target.is_relative_to(output)
+    place = target.relative_to(output) if inside else Path(target.resolve().name)
+    return place.with_name(stem(place)) if is_nifti(place) else place
+
+
+def _write_report(
+    model: Model, card: Card, source: Path, target: Path, scan: Volume, result: Volume, arguments: argparse.Namespace
+) -> None:
+    from tf_mrsr.card import mismatches
+    from tf_mrsr.report import page, trust
+
+    with naming(source):
+        found = trust.examine(scan, result, lambda volume: _resolve(model, volume, arguments), model.recipe)
+    place = _report_place(target, arguments.output)
+    report = page.Report(place.name, card, scan, result, found, mismatches(card, scan, source), arguments.tta)
+    page.write(report, arguments.report, place)
 
 
 def _done(target: Path, arguments: argparse.Namespace) -> bool:
@@ -214,13 +263,17 @@ def _derivation(model: Model | RemoteModel, arguments: argparse.Namespace) -> De
 
 
 def _super_resolve(model: Model | RemoteModel, source: Path, scan: Volume, arguments: argparse.Namespace) -> Volume:
+    with naming(source):
+        return _resolve(model, scan, arguments)
+
+
+def _resolve(model: Model | RemoteModel, scan: Volume, arguments: argparse.Namespace) -> Volume:
     from tf_mrsr.inference import ensemble
 
     def once(volume: Volume) -> Volume:
         return model.super_resolve(volume, arguments.memory, arguments.stride)
 
-    with naming(source):
-        return cli.interruptible(lambda: ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan))
+    return cli.interruptible(lambda: ensemble.mean_over_flips(once, scan) if arguments.tta else once(scan))
 
 
 def plan_outputs(
@@ -306,13 +359,6 @@ def _relative(scan: Path, folders: Sequence[Path]) -> Path:
     folder = next((f for f in folders if scan.is_relative_to(f) and scan != f), None)
     name = scan.name if volume.is_nifti(scan) else volume.stem(scan)
     return Path(name) if folder is None else scan.relative_to(folder).with_name(name)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -101,6 +101,18 @@ def fill_in_place(new: Path, folder: Path, replaced: Sequence[Path]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that are missing.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file in UTF-8 under a temporary name, then renames it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,6 +53,40 @@ def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path)
         if title != "truth":
             axes[3, column].set_title(f"|error|, 0 to {worst:.3g}", fontsize=8)
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+def prediction(images: Mapping[str, np.ndarray], affine: np.ndarray, added: np.ndarray | None) -> bytes:
+    """A PNG: scan, interpolation, result and the like in three planes through the middle.
+
+    Args:
+        images: title -> data (x, y, z), all on one grid.
+        affine: of that grid.
+        added: what the network added to the interpolation, shown from blue to red; or None, and then every image has a
+            window of grey values of its own, else that of the first.
+    """
+    order, flips = _to_ras(affine)
+    spacing = np.array(voxel_spacing_mm(affine))[order]
+    first = next(iter(images.values()))
+    at = _reoriented_index([n // 2 for n in first.shape], first.shape, order, flips)
+    columns = [(title, data, _gray(data if added is None else first)) for title, data in images.items()]
+    if added is not None:
+        most = float(np.percentile(np.abs(added), 99.5)) or 1.0
+        style = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        columns.append((f"added, -{most:.3g} to {most:.3g}", added, style))
+    figure = Figure(figsize=(3.2 * len(columns), 3.2 * 3), layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False)
+    for column, (title, data, style) in zip(axes.T, columns, strict=True):
+        shown = _reoriented(data, order, flips)
+        for row in range(3):
+            _show(column[row], shown, row, at, spacing, style)
+        column[0].set_title(title)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _gray(data: np.ndarray) -> dict[str, object]:
+    return {"cmap": "gray", "vmin": min(0.0, float(np.percentile(data, 0.2))), "vmax": float(np.percentile(data, 99.8))}
 
 
 def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path, name: str) -> None:
