@@ -2,6 +2,7 @@
 
 The scan is degraded as the model's recipe tests it, and then spoilt; the network's gain over the cubic spline, which
 gets the same input, says whether it still helps. Compared is the brain (the protocol "masked") with the scan itself.
+Beside it stands what ``tf-mrsr predict --report`` would say, which does not know the scan.
 """
 
 from __future__ import annotations
@@ -31,20 +32,29 @@ def main() -> None:
     from tf_mrsr.evaluation import evaluate_estimate, prepare_case
     from tf_mrsr.inference import models
     from tf_mrsr.limits import DEFAULT_MEMORY
+    from tf_mrsr.report import trust
+    from tf_mrsr.volume import Volume
 
     model = models.load(model_folder.resolve(chosen.model))
     case = prepare_case(Scan(chosen.scan), model.recipe, mask_source="auto")
     grid_map = case.degradation.grid_map(case.truth.shape).inverse()
 
+    def super_resolve(volume: Volume) -> Volume:
+        return model.super_resolve(volume, DEFAULT_MEMORY)
+
     def row(words: str, low_res: np.ndarray, case: Case = case) -> None:
         spoilt = replace(case.low_res, data=low_res.astype(np.float32))
         cubic = interpolate(spoilt.data, grid_map, case.truth.shape, "cubic")
-        network = model.super_resolve(spoilt, DEFAULT_MEMORY).data
-        found = [evaluate_estimate(case, estimate, "masked") for estimate in (cubic, network)]
+        result = super_resolve(spoilt)
+        found = [evaluate_estimate(case, estimate, "masked") for estimate in (cubic, result.data)]
+        report = trust.examine(spoilt, result, super_resolve, model.recipe).trust
         cells = [f"{f['psnr']:.2f} / {f['ssim']:.4f}" for f in found]
-        print(f"| {words} | {' | '.join(cells)} | {found[1]['psnr'] - found[0]['psnr']:+.2f} |", flush=True)
+        cells += [f"{found[1]['psnr'] - found[0]['psnr']:+.2f}", f"{report.gain:+.2f}", f"{report.detail:.2f}"]
+        cells += [f"{report.contradiction:.2%}", str(len(report.remarks()))]
+        print(f"| {words} | {' | '.join(cells)} |", flush=True)
 
-    print("| input | cubic spline, PSNR / SSIM | network | gain, dB |\n| --- | --- | --- | --- |")
+    head = ("input", "cubic spline, PSNR / SSIM", "network", "gain, dB", "report: gain one step coarser, dB", "detail")
+    print(f"| {' | '.join((*head, 'degraded again, off the scan', 'remarks'))} |\n{'| --- ' * 8}|")
     for words, change in _changes(float(np.percentile(case.low_res.data, 99))):
         row(words, change(case.low_res.data))
     shaded = replace(case.truth, data=_shaded(case.truth.data))

@@ -9,6 +9,7 @@ matters, so it is no measurement of the result; but a network that fails there f
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -128,7 +129,7 @@ def examine(scan: Volume, result: Volume, super_resolve: Callable[[Volume], Volu
 
     def contradiction(estimate: np.ndarray) -> float:
         here = tuple(slice(0, n) for n in scan.shape)
-        return _rms((degradation(estimate)[here] - scan.data)[mask]) / bright
+        return _rms(degradation(estimate)[here], scan.data, mask) / bright
 
     # The mask on the result's grid: each of its voxels lies in one of the scan's.
     fine = mask
@@ -138,7 +139,7 @@ def examine(scan: Volume, result: Volume, super_resolve: Callable[[Volume], Volu
     found = dataclasses.replace(
         ranges,
         **tested,
-        added=_rms((result.data - cubic)[fine]) / bright,
+        added=_rms(result.data, cubic, fine) / bright,
         added_in_test=None if added_in_test is None else added_in_test / bright,
         contradiction=contradiction(result.data),
         cubic_contradiction=contradiction(cubic),
@@ -167,7 +168,7 @@ def _test(
     estimates["network"] = super_resolve(low_res).data[tuple(slice(0, n) for n in truth.shape)]
     values = {name: evaluate_estimate(case, estimate, "masked") for name, estimate in estimates.items()}
     numbers = {f"{name}_{metric}": values[name][metric] for name in values for metric in ("psnr", "ssim")}
-    return numbers, _rms((estimates["network"] - estimates["cubic"])[mask])
+    return numbers, _rms(estimates["network"], estimates["cubic"], mask)
 
 
 def _foreground(scan: Volume) -> np.ndarray:
@@ -178,5 +179,8 @@ def _foreground(scan: Volume) -> np.ndarray:
         return np.ones(scan.shape, bool)
 
 
-def _rms(difference: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
+def _rms(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:
+    """Root mean square of the difference inside the mask, plane by plane to save memory."""
+    planes = zip(first, second, mask, strict=True)
+    total = sum(float(np.square(a[inside] - b[inside], dtype=np.float64).sum()) for a, b, inside in planes)
+    return math.sqrt(total / np.count_nonzero(mask))
