@@ -26,7 +26,7 @@ from tf_mrsr.volume import Volume
 
 _BRIGHT = 99  # percentile of the foreground, which other numbers are shares of
 # Detail is the weaker the finer it is: where a network adds more than in the test, it adds what is no detail.
-MOST_DETAIL = 1.2
+MOST_DETAIL = 1.3
 
 
 @dataclass(frozen=True)
