@@ -173,3 +173,4 @@ def test_what_reports_cannot_be(model, people, tmp_path, capsys):
     (tmp_path / "qc" / "other.json").write_text("{")
     assert predict.main([*argv, str(tmp_path / "qc")]) == 1
     assert "other.json: cannot be read as a report" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

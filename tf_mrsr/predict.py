@@ -165,15 +165,19 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _check_report(jobs: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> None:
-    """Raises an OutputError, before any work, where a report may not be written."""
+    """Raises an error, before any work, where a report may not be written, or others there cannot be read."""
+    from tf_mrsr.report import page
+
     if arguments.report.suffix.lower() in (".html", ".json", ".csv"):
         raise OutputError(f"{arguments.report}: reports are a folder of pages; give a folder's name")
     cli.check_can_hold(arguments.report)
     for _, target in jobs:
         place = arguments.report / _report_place(target, arguments.output)
-        page = place.with_name(f"{place.name}.html")
-        if page.exists() and not (arguments.overwrite or arguments.skip_existing):
-            raise OutputError(f"{page}: exists already; give another folder, --overwrite or --skip-existing")
+        written = place.with_name(f"{place.name}.html")
+        if written.exists() and not (arguments.overwrite or arguments.skip_existing):
+            raise OutputError(f"{written}: exists already; give another folder, --overwrite or --skip-existing")
+    if arguments.report.is_dir():
+        page.table_of(arguments.report)
 
 
 def _report_place(target: Path, output: Path) -> Path:
