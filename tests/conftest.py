@@ -10,9 +10,14 @@ os.environ["KERAS_HOME"] = tempfile.mkdtemp()
 import gzip
 import shutil
 
+import hypothesis
 import pytest
 
 from tests import golden
+
+# How long an example takes is the machine's own matter.
+hypothesis.settings.register_profile("tf_mrsr", deadline=None)
+hypothesis.settings.load_profile("tf_mrsr")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -130,13 +130,15 @@ def test_a_machine_that_is_slow_in_bfloat16_is_told_of(folder, tmp_path, capsys,
     argv = [str(folder / SCAN), "-o", str(tmp_path / "out.nii"), "--model", str(folder / "run")]
     assert predict.main([*argv, "--precision", "bfloat16"]) == 0
     assert (f"{words}leave out --precision\n" in capsys.readouterr().err) == warned
+    if not warned:
+        return
     assert predict.main([*argv, "--overwrite"]) == 0
     assert words not in capsys.readouterr().err
     data = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
     assert train.main([*TINY_QUICK, *data, "--steps", "1", "--precision", "mixed_bfloat16"]) == 0
-    assert (f"{words}leave out --precision\n" in capsys.readouterr().err) == warned
+    assert f"{words}leave out --precision\n" in capsys.readouterr().err
     assert train.main([*data, "--resume"]) == 0
-    assert (f"{words}go on on another machine" in capsys.readouterr().err) == warned
+    assert f"{words}go on on another machine" in capsys.readouterr().err
 
 
 def test_the_mean_over_flips(folder, tmp_path, capsys):

@@ -31,7 +31,7 @@ def values_and_gradients(function, images, taps, dilation):
     return [result, *tape.gradient(total, [images, taps])]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.tuples(*[st.integers(1, 13)] * 3), st.sampled_from([3, 5, 9]), st.sampled_from([1, 2, 3]), st.integers(0, 99))
 def test_equals_the_direct_convolution(shape, kernel, dilation, seed):
     images, taps = case(shape, kernel, (2, 3), seed)

@@ -25,10 +25,10 @@ def test_the_programs_grid():
     np.testing.assert_array_equal(np.array(origins) + np.array([8, 16, 4]), recorded)
 
 
-sizes = st.tuples(*[st.integers(4, 40)] * 3)
+sizes = st.tuples(*[st.integers(4, 20)] * 3)
 
 
-@given(sizes, st.tuples(*[st.integers(1, 4)] * 3), st.tuples(*[st.integers(1, 50)] * 3), st.integers(1, 4))
+@given(sizes, st.tuples(*[st.integers(1, 4)] * 3), st.tuples(*[st.integers(1, 25)] * 3), st.integers(1, 4))
 def test_grid_covers_all_that_whole_low_resolution_voxels_cover(shape, patch, step, factor):
     patch = tuple(p * factor for p in patch)
     if any(n < p for n, p in zip(shape, patch, strict=True)):

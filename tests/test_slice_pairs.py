@@ -55,7 +55,7 @@ def test_refused(low_res, high_res, words):
         match_slices(low_res, high_res)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays.arrays(np.float64, st.tuples(st.integers(1, 8), st.just(3)), elements=st.floats(-99, 99)),
     arrays.arrays(np.float64, st.tuples(st.integers(80, 90), st.just(3)), elements=st.floats(-99, 99)),

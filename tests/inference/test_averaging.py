@@ -31,7 +31,7 @@ def depends_on_the_patch(patches):
     return patches * 2 + tf.reduce_max(patches, axis=(1, 2, 3), keepdims=True) + 0.1 * ramp
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.tuples(*[st.integers(1, 11)] * 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99)
 )

@@ -71,7 +71,7 @@ def test_a_part_alone(kept, slab):
     assert max(shape[0] for shape in shapes) <= slab
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 600), st.integers(0, 20), st.integers(1, 200))
 def test_even_slabs_cover_an_axis_with_no_more_than_it_takes(size, radius, advance):
     longest = 2 * radius + advance

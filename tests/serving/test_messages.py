@@ -29,7 +29,7 @@ def test_tensors_are_tensorflows_own(array):
         assert ours.dtype == array.dtype
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
 def test_any_floats_come_back(values):
     array = np.array(values, np.float32)

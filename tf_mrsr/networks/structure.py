@@ -155,7 +155,7 @@ def _through(layer: layers.Layer, axis: int, span: tuple[float, float, float]) -
     if isinstance(layer, NearestConv3D):
         span = _enlarged(span, layer.size[axis])
     scale, low, high = span
-    if getattr(layer, "padding", "same") != "same":
+    if isinstance(layer, (*_DECONVOLUTIONS, *_CONVOLUTIONS)) and layer.padding != "same":
         raise TypeError(f"layer {layer.name}: a generator needs padding 'same', got {layer.padding!r}")
     if isinstance(layer, _DECONVOLUTIONS):
         kernel, stride = layer.kernel_size[axis], layer.strides[axis]
