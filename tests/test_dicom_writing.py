@@ -47,6 +47,16 @@ def finer(volume, factor=2):
     return volume.resampled(data, GridMap.decimation((factor,) * 3).inverse())
 
 
+def first_derived(tmp_path, **values):
+    """The first slice derived from a series all of whose slices state ``values``."""
+    datasets = made.slices()
+    for dataset in datasets:
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
+    return read_slices(tmp_path / "out")[0]
+
+
 @pytest.fixture
 def source(tmp_path):
     return made.save(tmp_path / "source", made.slices())
@@ -97,11 +107,7 @@ def test_what_a_derived_slice_states(source, tmp_path):
 
 
 def test_lossy_compression_stays_stated(tmp_path):
-    datasets = made.slices()
-    for dataset in datasets:
-        dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", "8"
-    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
-    first = read_slices(tmp_path / "out")[0]
+    first = first_derived(tmp_path, LossyImageCompression="01", LossyImageCompressionRatio="8")
     assert (first.LossyImageCompression, first.LossyImageCompressionRatio) == ("01", 8)
 
 
@@ -215,11 +221,7 @@ def test_numbers_of_single_precision_fit_into_decimal_strings(tmp_path):
 
 
 def test_the_side_of_the_body_stays_stated(tmp_path):
-    datasets = made.slices()
-    for dataset in datasets:
-        dataset.ImageLaterality, dataset.AcquisitionDateTime = "L", "20200304101112"
-    write_volume(read_volume(made.save(tmp_path / "in", datasets)), tmp_path / "out", derivation=DERIVATION)
-    first = read_slices(tmp_path / "out")[0]
+    first = first_derived(tmp_path, ImageLaterality="L", AcquisitionDateTime="20200304101112")
     assert (first.ImageLaterality, first.AcquisitionDateTime) == ("L", "20200304101112")
     dataset, anatomy, region = made.enhanced(), Dataset(), Dataset()
     region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "72696002", "SCT", "Knee"

@@ -117,6 +117,24 @@ def test_a_folder_that_is_filled_stays_the_same_one(tmp_path, monkeypatch):
     assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
 
 
+def test_what_cannot_be_put_back_is_not_deleted(tmp_path, monkeypatch):
+    folder, new = tmp_path / "out", tmp_path / "out" / ".new"
+    old = _file(folder / "a")
+    _file(new / "b")
+    replace, moved = os.replace, []
+
+    def fail_after_one(source, target):
+        if moved:
+            raise OSError("disk")
+        moved.append(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_after_one)
+    with pytest.raises(OSError, match="disk"):
+        storage.fill_in_place(new, folder, [old])
+    assert (folder / ".new.old" / "a").is_file()
+
+
 def test_default_permissions(tmp_path):
     before = os.umask(0o027)
     try:

@@ -96,9 +96,9 @@ def fill_in_place(new: Path, folder: Path, replaced: Sequence[Path]) -> None:
     except BaseException:
         for source, target in reversed(done):
             os.replace(target, source)
+        old.rmdir()  # what could not be put back stays there
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

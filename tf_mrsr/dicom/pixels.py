@@ -132,7 +132,10 @@ def decode(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
         if len(data) < expected:
             raise VolumeError(_truncated(label))
         if file.dataset["PixelData"].is_undefined_length or len(data) > _MOST_SURPLUS * expected:
-            raise VolumeError(f"{label} holds other pixels than its header says ({len(data)} bytes, not {expected})")
+            raise VolumeError(
+                f"{label} holds other pixels than its header says ({len(data)} bytes, not {expected}); it is damaged, "
+                "fetch it again"
+            )
         order = ">" if form.transfer_syntax == ExplicitVRBigEndian else "<"
         values = np.frombuffer(data, _dtype(form).newbyteorder(order), expected * 8 // form.bits_allocated)
         for picture in values.reshape(form.frames, form.rows, form.columns):

@@ -179,7 +179,10 @@ def _read(path: Path) -> files.File | None:
     if "Rows" in file.dataset and "SeriesInstanceUID" in file.dataset:
         return file
     if file.class_uid in CLASSIC | ENHANCED and "Rows" in file.dataset:
-        raise VolumeError(f"{path.name} states no SeriesInstanceUID, so nobody knows which slices belong together")
+        raise VolumeError(
+            f"{path.name} states no SeriesInstanceUID, so nobody knows which slices belong together; fetch the series "
+            "again from its source"
+        )
     if file.class_uid in CLASSIC | ENHANCED:
         raise VolumeError(f"{path.name} is truncated; fetch it again, or remove it if it does not belong")
     return None

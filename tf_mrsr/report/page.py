@@ -28,9 +28,9 @@ from tf_mrsr.volume import Volume
 TABLE_FILE = "reports.csv"
 _KIND = "tf_mrsr report"
 _STYLE = (
-    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}td,th{text-align:left;padding:.2em 1em"
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
+    "td,th{text-align:left;padding:.2em 1em .2em 0;vertical-align:top}img{max-width:100%}.against{color:#a00}"
 )
-_STYLE += " .2em 0;vertical-align:top}img{max-width:100%}.against{color:#a00}"
 _COLUMNS = ("scan", "model", "gain", "detail", "contradiction", "mean_ratio", "remarks")
 
 
@@ -139,6 +139,7 @@ def write(report: Report, folder: Path, place: Path) -> None:
 
     Raises:
         OutputError: if something cannot be written.
+        DataError: as ``table_of``.
     """
     target = folder / place
     storage.make_folder(target.parent)
@@ -148,7 +149,11 @@ def write(report: Report, folder: Path, place: Path) -> None:
 
 
 def table_of(folder: Path) -> str:
-    """CSV of the reports in a folder and below it, those with the most against them first."""
+    """CSV of the reports in a folder and below it, those with the most against them first.
+
+    Raises:
+        DataError: if the folder, or a JSON file in it, cannot be read.
+    """
     rows = []
     for path in storage.files_below(folder):
         if path.suffix == ".json":
