@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,13 @@ def test_text_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         storage.write_text(path, "text")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_many_write_one_file_at_once(tmp_path):
+    """No task's temporary file is another's."""
+    path = tmp_path / "table.csv"
+    texts = [str(number) * 1000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda text: [storage.write_text(path, text) for _ in range(50)], texts))
+    assert path.read_text() in texts
+    assert os.listdir(tmp_path) == ["table.csv"]

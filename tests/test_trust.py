@@ -11,6 +11,7 @@ import pytest
 from tests import dicom_series, scans
 from tests.conversion.test_files import make_run
 from tf_mrsr import baselines, predict, recipe
+from tf_mrsr.errors import VolumeError
 from tf_mrsr.report import page, trust
 from tf_mrsr.volume import Volume
 
@@ -174,3 +175,74 @@ def test_what_reports_cannot_be(model, people, tmp_path, capsys):
     assert predict.main([*argv, str(tmp_path / "qc")]) == 1
     assert "other.json: cannot be read as a report" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_reports_replace_nothing_but_reports(model, people, tmp_path, capsys):
+    argv = [str(people / "p1" / "T1w.nii.gz"), "-o", str(tmp_path / "T1w.nii.gz"), "--model", str(model)]
+    (tmp_path / "bids").mkdir()
+    sidecar = tmp_path / "bids" / "T1w.json"
+    sidecar.write_text('{"RepetitionTime": 2.0}')
+    for extra, words in ([], "T1w.json: exists already"), (["--overwrite"], "T1w.json: was not made by a report"):
+        assert predict.main([*argv, "--report", str(tmp_path / "bids"), *extra]) == 1
+        assert words in capsys.readouterr().err
+    assert sidecar.read_text() == '{"RepetitionTime": 2.0}'
+    sidecar.unlink()
+    (tmp_path / "bids" / "reports.csv").write_text("mine\n")
+    assert predict.main([*argv, "--report", str(tmp_path / "bids"), "--overwrite"]) == 1
+    assert "reports.csv: was not made by a report" in capsys.readouterr().err
+    assert not (tmp_path / "T1w.nii.gz").exists()
+
+
+def test_two_scans_never_share_a_report(model, tmp_path, capsys):
+    for name in ("s.nii", "s.nii.gz"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        scans.save(tmp_path / "in" / name, scan((17, 16, 18)).data, COARSE)
+    argv = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model), "--report", str(tmp_path / "qc")]
+    assert predict.main(argv) == 1
+    assert "qc/s: two reports would be written to this place" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["out", "out/report"])
+def test_reports_do_not_lie_in_a_series(model, tmp_path, capsys, place):
+    dicom_series.save(tmp_path / "series", dicom_series.slices())
+    argv = [str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    assert predict.main([*argv, "--report", str(tmp_path / place)]) == 1
+    assert "which is to be a DICOM series alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_skip_bad_holds_for_reports_too(model, people, tmp_path, capsys, monkeypatch):
+    examine = trust.examine
+
+    def fail_once(*arguments):
+        monkeypatch.setattr(trust, "examine", examine)
+        raise VolumeError("cannot be examined")
+
+    monkeypatch.setattr(trust, "examine", fail_once)
+    argv = [str(people), "-o", str(tmp_path / "out"), "--model", str(model), "--report", str(tmp_path / "qc")]
+    assert predict.main([*argv, "--skip-bad"]) == 0
+    assert "p1/T1w.nii.gz: cannot be examined" in capsys.readouterr().err
+    written = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.gz")]
+    assert written == ["p2/T1w.nii.gz"]
+
+
+def test_too_few_slices_for_the_test_leave_the_rest_of_the_report():
+    low_res = scan((32, 32, 6))
+    chosen = recipe.load("narcomey2018_srgan_model2")
+    thin = low_res.resampled(np.repeat(low_res.data, 3, 2), chosen.testing_degradation().network_grid_map())
+    found, _ = trust.examine(low_res, thin, lambda volume: volume, chosen)
+    assert found.gain is None
+    assert found.contradiction == pytest.approx(0, abs=1e-6)
+
+
+def test_a_scan_of_mean_zero_has_no_ratio_of_means():
+    balanced = scan((8, 8, 8))
+    balanced.data[:4] = -balanced.data[4:]
+    found, _ = trust.examine(balanced, balanced, lambda volume: volume, recipe.load("taloma2020_resgan"))
+    assert found.mean_ratio is None
+
+
+def test_reports_of_other_versions_are_left_out_of_the_table(tmp_path):
+    (tmp_path / "old.json").write_text('{"kind": "tf_mrsr report"}')
+    assert page.table_of(tmp_path).count("\n") == 1

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from tf_mrsr.errors import DataError
 
 METRICS = ("psnr", "ssim", "mae", "mse")
-_SSIM_WINDOW = 7
+SSIM_WINDOW = 7
 
 
 def mse(truth: np.ndarray, estimate: np.ndarray) -> float:
@@ -43,8 +43,8 @@ def psnr(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:
 
 def ssim(truth: np.ndarray, estimate: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
     """Mean structural similarity (scikit-image, uniform 7-voxel windows in 3D), over ``mask`` if there is one."""
-    if min(truth.shape) < _SSIM_WINDOW:
-        raise DataError(f"SSIM needs {_SSIM_WINDOW} voxels or more along each axis, got shape {truth.shape}")
+    if min(truth.shape) < SSIM_WINDOW:
+        raise DataError(f"SSIM needs {SSIM_WINDOW} voxels or more along each axis, got shape {truth.shape}")
     # Scaled to a range of 1 in double precision: SSIM does not change, and no square overflows.
     scaled = [data.astype(np.float64) / data_range for data in (truth, estimate)]
     mean, similarity = structural_similarity(*scaled, data_range=1.0, full=True)
@@ -132,8 +132,8 @@ def _compare_slices(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -
     low, high = float(truth.min()), float(truth.max())
     if low == high:
         raise DataError("the truth is constant, so there is no range to measure against")
-    if min(truth.shape[:2]) < _SSIM_WINDOW:
-        raise DataError(f"SSIM needs {_SSIM_WINDOW} pixels or more along both axes of a slice, got {truth.shape[:2]}")
+    if min(truth.shape[:2]) < SSIM_WINDOW:
+        raise DataError(f"SSIM needs {SSIM_WINDOW} pixels or more along both axes of a slice, got {truth.shape[:2]}")
     scaled = [data.astype(np.float64) / (high - low) for data in (truth, estimate)]
     return {
         "psnr": psnr(truth, estimate, high - low),

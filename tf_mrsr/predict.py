@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tf_mrsr.card import Card
     from tf_mrsr.cohort import Contrasts
     from tf_mrsr.inference.models import Model
+    from tf_mrsr.report.page import Report
     from tf_mrsr.serving.client import RemoteModel
     from tf_mrsr.volume import Derivation, Volume
 
@@ -135,20 +136,27 @@ def _predict(arguments: argparse.Namespace) -> None:
         first = _read(jobs[0][0], card, arguments)
     model = _open_model(arguments)
     derivation = _derivation(model, arguments)
+    if arguments.report is not None:
+        from tf_mrsr.report import page
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
+            if _done(target, arguments):
+                progress.advance(source.name)
+                continue
+            report = None
             try:
-                if not _done(target, arguments):
-                    scan = first or _read(source, card, arguments)
-                    result = _super_resolve(model, source, scan, arguments)
+                scan = first or _read(source, card, arguments)
+                result = _super_resolve(model, source, scan, arguments)
+                if arguments.report is not None:
+                    report = _report(model, card, source, target, scan, result, arguments)
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
                 cli.warn(f"left out: {error}")
             else:
                 if not _done(target, arguments):
-                    if arguments.report is not None:
-                        _write_report(model, card, source, target, scan, result, arguments)
+                    if report is not None:
+                        page.write(report, arguments.report, _report_place(target, arguments.output))
                     storage.make_folder(target.parent)
                     volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
@@ -166,16 +174,22 @@ def _check_replaceable(target: Path) -> None:
 
 def _check_report(jobs: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> None:
     """Raises an error, before any work, where a report may not be written, or others there cannot be read."""
+    from tf_mrsr import volume
     from tf_mrsr.report import page
 
     if arguments.report.suffix.lower() in (".html", ".json", ".csv"):
         raise OutputError(f"{arguments.report}: reports are a folder of pages; give a folder's name")
     cli.check_can_hold(arguments.report)
-    for _, target in jobs:
-        place = arguments.report / _report_place(target, arguments.output)
-        written = place.with_name(f"{place.name}.html")
-        if written.exists() and not (arguments.overwrite or arguments.skip_existing):
-            raise OutputError(f"{written}: exists already; give another folder, --overwrite or --skip-existing")
+    places = [_report_place(target, arguments.output) for _, target in jobs]
+    place, count = Counter(places).most_common(1)[0]
+    if count > 1:
+        raise OutputError(f"{arguments.report / place}: two reports would be written to this place; rename a scan")
+    for (_, target), place in zip(jobs, places, strict=True):
+        if not volume.is_nifti(target) and arguments.report.resolve().is_relative_to(target.resolve()):
+            raise OutputError(
+                f"{arguments.report}: lies in {target}, which is to be a DICOM series alone; give another folder"
+            )
+        page.check_place(arguments.report, place, overwrite=arguments.overwrite or arguments.skip_existing)
     if arguments.report.is_dir():
         page.table_of(arguments.report)
 
@@ -189,17 +203,16 @@ def _report_place(target: Path, output: Path) -> Path:
     return place.with_name(stem(place)) if is_nifti(place) else place
 
 
-def _write_report(
+def _report(
     model: Model, card: Card, source: Path, target: Path, scan: Volume, result: Volume, arguments: argparse.Namespace
-) -> None:
+) -> Report:
     from tf_mrsr.card import mismatches
     from tf_mrsr.report import page, trust
 
     with naming(source):
         found = trust.examine(scan, result, lambda volume: _resolve(model, volume, arguments), model.recipe)
-    place = _report_place(target, arguments.output)
-    report = page.Report(place.name, card, scan, result, found, mismatches(card, scan, source), arguments.tta)
-    page.write(report, arguments.report, place)
+    name = _report_place(target, arguments.output).name
+    return page.Report(name, card, scan, result, found, mismatches(card, scan, source), arguments.tta)
 
 
 def _done(target: Path, arguments: argparse.Namespace) -> bool:

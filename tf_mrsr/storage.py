@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -119,14 +120,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = None
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # A name of its own: several tasks may write the same file.
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        temporary = Path(name)
+        with open(number, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        give_permissions(temporary, path)
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def give_permissions(path: Path, replaced: Path) -> None:

@@ -19,7 +19,7 @@ from tf_mrsr import __version__, storage
 from tf_mrsr.baselines import interpolate
 from tf_mrsr.card import Card, millimetres
 from tf_mrsr.card_page import numbers_in_short, spacing_words, what_it_makes
-from tf_mrsr.errors import DataError
+from tf_mrsr.errors import DataError, OutputError
 from tf_mrsr.geometry import GridMap
 from tf_mrsr.report import figures
 from tf_mrsr.report.trust import MOST_DETAIL, Found, Trust
@@ -99,13 +99,14 @@ class Report:
 
     def _facts(self) -> list[tuple[str, str]]:
         trust = self.found.trust
+        mean = "" if trust.mean_ratio is None else f"; mean {trust.mean_ratio:.3f} times the scan's"
         return [
             ("voxels", f"{_by(self.scan.shape)} to {_by(self.result.shape)}"),
             ("spacing", f"{millimetres(self.scan.spacing_mm)} to {millimetres(self.result.spacing_mm)}"),
             (
                 "intensities",
                 f"{trust.scan_lowest:.4g} to {trust.scan_highest:.4g} in the scan, {trust.lowest:.4g} to "
-                f"{trust.highest:.4g} in the result; mean {trust.mean_ratio:.3f} times the scan's",
+                f"{trust.highest:.4g} in the result{mean}",
             ),
         ]
 
@@ -129,6 +130,30 @@ class Report:
         return figures.prediction(images, result.affine, None if cubic is None else result.data - cubic)
 
 
+def check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
+    """Looks, before the work, at what ``write`` would replace.
+
+    Args:
+        folder, place: as for ``write``.
+        overwrite: whether an earlier report may be replaced; what is none may not.
+
+    Raises:
+        OutputError: if something stands there.
+    """
+    table, target = folder / TABLE_FILE, folder / place
+    page, numbers = (target.with_name(f"{target.name}{ending}") for ending in (".html", ".json"))
+    taken = next((path for path in (page, numbers) if path.exists() and not overwrite), None)
+    if taken is not None:
+        raise OutputError(f"{taken}: exists already; give another folder, --overwrite or --skip-existing")
+    foreign = None
+    if numbers.exists() and not _is_report(_read(numbers)):
+        foreign = numbers
+    elif table.exists() and not table.read_bytes().startswith(_COLUMNS[0].encode() + b","):
+        foreign = table
+    if foreign is not None:
+        raise OutputError(f"{foreign}: was not made by a report and would be lost; give another folder")
+
+
 def write(report: Report, folder: Path, place: Path) -> None:
     """Writes ``folder/place.html`` and ``.json``, and ``reports.csv`` of all reports in the folder.
 
@@ -145,7 +170,11 @@ def write(report: Report, folder: Path, place: Path) -> None:
     storage.make_folder(target.parent)
     storage.write_text(target.with_name(f"{target.name}.html"), report.to_html())
     storage.write_text(target.with_name(f"{target.name}.json"), report.to_json())
-    storage.write_text(folder / TABLE_FILE, table_of(folder))
+    # Other tasks may write reports into the folder: whoever comes last must have seen all of them.
+    written = None
+    while (table := table_of(folder)) != written:
+        storage.write_text(folder / TABLE_FILE, table)
+        written = table
 
 
 def table_of(folder: Path) -> str:
@@ -154,15 +183,12 @@ def table_of(folder: Path) -> str:
     Raises:
         DataError: if the folder, or a JSON file in it, cannot be read.
     """
-    rows = []
-    for path in storage.files_below(folder):
-        if path.suffix == ".json":
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: cannot be read as a report ({error}); move it out of the folder") from error
-            if isinstance(content, dict) and content.get("kind") == _KIND:
-                rows.append({**content, "scan": path.relative_to(folder).with_suffix("").as_posix()})
+    found = [(path, _read(path)) for path in storage.files_below(folder) if path.suffix == ".json"]
+    rows = [
+        {**content, "scan": path.relative_to(folder).with_suffix("").as_posix()}
+        for path, content in found
+        if _is_report(content)
+    ]
     rows.sort(key=lambda row: (-len(row["remarks"]), row["scan"]))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, _COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -171,6 +197,17 @@ def table_of(folder: Path) -> str:
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
         writer.writerow({**shown, "remarks": "; ".join(row["remarks"])})
     return stream.getvalue()
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a report ({error}); move it out of the folder") from error
+
+
+def _is_report(content: object) -> bool:
+    return isinstance(content, dict) and content.get("kind") == _KIND and isinstance(content.get("remarks"), list)
 
 
 def _numbers(trust: Trust) -> list[tuple[str, str]]:

@@ -42,14 +42,14 @@ class Trust:
         cubic_contradiction: the same of the cubic spline.
         lowest, highest: of the result's intensities.
         scan_lowest, scan_highest: of the scan's.
-        mean_ratio: the result's mean over the scan's, both of the whole volume.
+        mean_ratio: the result's mean over the scan's, both of the whole volume; None where the scan's is 0.
     """
 
     lowest: float
     highest: float
     scan_lowest: float
     scan_highest: float
-    mean_ratio: float
+    mean_ratio: float | None
     cubic_psnr: float | None = None
     network_psnr: float | None = None
     cubic_ssim: float | None = None
@@ -109,12 +109,13 @@ def examine(scan: Volume, result: Volume, super_resolve: Callable[[Volume], Volu
     Raises:
         VolumeError: if ``super_resolve`` does.
     """
+    mean = scan.data.mean(dtype=np.float64)
     ranges = Trust(
         lowest=float(result.data.min()),
         highest=float(result.data.max()),
         scan_lowest=float(scan.data.min()),
         scan_highest=float(scan.data.max()),
-        mean_ratio=float(result.data.mean(dtype=np.float64) / scan.data.mean(dtype=np.float64)),
+        mean_ratio=None if mean == 0 else float(result.data.mean(dtype=np.float64) / mean),
     )
     degradation = recipe.testing_degradation()
     if not degradation.changes_grid:
@@ -156,7 +157,7 @@ def _test(
     degradation = recipe.testing_degradation()
     usable = tuple(slice(0, n) for n in degradation.usable_shape(scan.shape))
     truth, mask = replace(scan, data=scan.data[usable]), mask[usable]
-    if not mask.any() or np.ptp(truth.data[mask]) == 0:
+    if min(truth.shape) < metrics.SSIM_WINDOW or not mask.any() or np.ptp(truth.data[mask]) == 0:
         return {}, None
     low_res = truth.resampled(degradation(truth.data), degradation.grid_map(truth.shape))
     try:
