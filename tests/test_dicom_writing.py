@@ -324,6 +324,14 @@ def test_one_scale_for_the_series(source, low, high, slope, signed):
     assert np.abs(restored - data).max() <= slope / 2 * 1.001
 
 
+@pytest.mark.parametrize(("place", "far"), [(0, 3e7), (slice(None), 1e5)], ids=["outlier", "offset"])
+def test_scales_that_lose_the_grey_levels_are_refused(source, place, far):
+    data = np.linspace(0, 300, 8000, dtype=np.float32)
+    data[place] += np.float32(far)
+    with pytest.raises(OutputError, match=r"leave only \d+ steps in 16 bits .*; write NIfTI"):
+        choose_scale(data.reshape(20, 20, 20), read_volume(source).source)
+
+
 def test_brightness_is_the_same_in_all_slices(tmp_path):
     """Slices with slopes of their own, small values: one factor brings all of them back."""
     data = made.voxels()

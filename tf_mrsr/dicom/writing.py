@@ -158,6 +158,9 @@ def choose_scale(data: np.ndarray, source: DicomSource) -> Scale:
 
     MR files have no place for a slope, so there the intercept is 0 and values far below ``_MIN_LEVELS`` are enlarged.
     CT keeps the source's intercept and slope if all its slices shared them.
+
+    Raises:
+        OutputError: if an offset or outliers leave fewer than ``_MIN_LEVELS`` steps to all but 0.2 % of the voxels.
     """
     low, high = float(data.min()), float(data.max())
     slope, intercept = (source.rescale or (1.0, 0.0)) if source.is_ct else (1.0, 0.0)
@@ -172,6 +175,14 @@ def choose_scale(data: np.ndarray, source: DicomSource) -> Scale:
     if low < high and (high - low) / slope < _MIN_LEVELS:
         while fits(slope / 2):
             slope /= 2
+    if slope > 1:
+        darkest, brightest = np.quantile(data[::2, ::2, ::2], (0.001, 0.999))
+        levels = float(brightest - darkest) / slope
+        if 0 < levels < _MIN_LEVELS:
+            raise OutputError(
+                f"intensities from {low:.6g} to {high:.6g} leave only {levels:.0f} steps in 16 bits to nearly all "
+                "voxels; write NIfTI (-o NAME.nii.gz), or take the offset or the outliers out of the scan"
+            )
     return Scale(slope, intercept, signed=round((low - intercept) / slope) < 0)
 
 
