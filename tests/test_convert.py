@@ -1,6 +1,7 @@
 """What the convert command refuses, in one line and leaving nothing; what it converts is in tests/conversion."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -66,10 +67,15 @@ def test_refused_in_one_line_and_nothing_left_behind(checkpoint, tmp_path, monke
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_overwrite_replaces_a_model(checkpoint, tmp_path):
+def test_overwrite_replaces_a_model(checkpoint, tmp_path, capsys):
     argv = [str(checkpoint), "-o", str(tmp_path / "x2"), *OF_VOLUMES]
     assert convert.main(argv) == 0
     first = os.stat(tmp_path / "x2").st_ino
+    (tmp_path / "x2" / ".git").mkdir()
+    (tmp_path / "x2" / ".git" / "HEAD").write_text("mine")
+    assert convert.main([*argv, "--overwrite"]) == 1
+    assert "holds .git/HEAD, which is not of the model" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "x2" / ".git")
     assert convert.main([*argv, "--overwrite"]) == 0
     assert os.stat(tmp_path / "x2").st_ino != first
     assert models.load(tmp_path / "x2").recipe.name == "sanchez2018_srgan3d_x2_subpixel_code"

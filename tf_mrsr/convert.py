@@ -125,6 +125,9 @@ def _check_output(output: Path, weights_only: bool, overwrite: bool) -> None:
         replaceable = output.is_file() if weights_only else model_folder.is_ours(output)
         if not replaceable:
             raise OutputError(f"{output}: is not a model that this command wrote; give another name")
+        foreign = None if weights_only else model_folder.foreign_file(output)
+        if foreign is not None:
+            raise OutputError(f"{output}: holds {foreign}, which is not of the model, so it is not replaced; move it")
     parent = output.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"{parent}: does not exist; make it first")

@@ -81,6 +81,13 @@ def is_ours(folder: Path) -> bool:
     return is_saved_model(folder) and (folder / EXTRA_FOLDER / RECIPE_FILE).is_file()
 
 
+def foreign_file(folder: Path) -> str | None:
+    """The first file in a SavedModel's folder, hidden or not, that its card does not list; None if there is none."""
+    listed = {*cards.read(folder).files, cards.CARD_FILE}
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return min((name for name in names if name not in listed and Path(name).name != ".DS_Store"), default=None)
+
+
 def check_new_folder(folder: Path) -> None:
     """Raises OutputError if a SavedModel's folder would get a file's name, or one that cannot be read from."""
     chosen = next((name for name, suffix in FORMATS.items() if folder.name.endswith(suffix)), None)
