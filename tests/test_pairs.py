@@ -185,3 +185,11 @@ def test_interpolating_a_pair_back_is_better_than_not_aligning_it(tmp_path):
     wrong = baselines.interpolate(thick[..., :8], back, SHAPE, "linear")
     errors = [np.abs(estimate - high_res.data)[..., 4:-4].mean() for estimate in (right, wrong)]
     assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_scan_without_contrast_where_the_other_one_lies_is_refused(tmp_path):
+    affine = BY_THREE.grid_map(SHAPE).apply_to_affine(THIN)
+    thick = np.full((24, 18, 8), 7.0)
+    thick[22:] = 9  # beyond the thin scan
+    with pytest.raises(DataError, match="has a single value where"):
+        read(pair(tmp_path, affine, thick))

@@ -1,10 +1,12 @@
 import warnings
 
+import numpy as np
 import pytest
 
 from tf_mrsr.errors import ModelError
 from tf_mrsr.report import figures
 from tf_mrsr.report.tables import Results
+from tf_mrsr.volume import Volume
 
 
 def test_an_infinite_psnr_stands_in_the_table_without_a_spread(tmp_path):
@@ -22,6 +24,16 @@ def test_an_infinite_psnr_stands_in_the_table_without_a_spread(tmp_path):
     assert "| perfect | inf | inf | inf | inf | 1.0000 (0.0000) |" in table
     assert "| mixed | inf | 30.00 | inf | inf |" in table
     assert "| plain | 31.00 (1.00) |" in table
+
+
+def test_pictures_of_negative_scans(tmp_path):
+    data = np.full((12, 11, 10), -5, np.float32)
+    data[6, 5, 5] = 1
+    truth = Volume(data, np.eye(4))
+    figures.three_planes(truth, {"estimate": data + 1}, tmp_path / "planes.png")
+    figures.differences(truth, {"estimate": data + 1}, tmp_path, "scan")
+    assert (tmp_path / "planes.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.glob("scan_differences_*.png"))) == 3
 
 
 @pytest.mark.parametrize(

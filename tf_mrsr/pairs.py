@@ -67,6 +67,11 @@ def read_pair(
     affine = grid_map.apply_to_affine(high_res.affine)
     _check_spacing(scan, low_res, affine, degradation)
     data = _resample(scan, low_res, affine, shape)
+    if np.ptp(data) == 0:
+        raise DataError(
+            f"{scan.low_res}: has a single value where {scan.high_res} lies; register the two, check their headers, or "
+            "leave the pair out"
+        )
     simulated = degradation(high_res.data)
     gain = simulated.std() / data.std()
     scaled = data * gain if intensity_kind == "half_max" else (data - data.mean()) * gain + simulated.mean()

@@ -33,7 +33,7 @@ def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path)
     """
     order, flips = _to_ras(truth.affine)
     center = [n // 2 for n in truth.shape]
-    top = float(np.percentile(truth.data, 99.8))
+    gray = _gray(truth.data)
     worst = max(float(np.percentile(np.abs(e - truth.data), 99.5)) for e in estimates.values())
     spacing = np.array(voxel_spacing_mm(truth.affine))[order]
     images = {**estimates, "truth": truth.data}
@@ -44,7 +44,7 @@ def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path)
         error = _reoriented(np.abs(data - truth.data), order, flips)
         at = _reoriented_index(center, truth.shape, order, flips)
         for row in range(3):
-            _show(axes[row, column], shown, row, at, spacing, {"cmap": "gray", "vmin": 0, "vmax": top})
+            _show(axes[row, column], shown, row, at, spacing, gray)
             if title == "truth":
                 axes[row + 3, column].axis("off")
             else:
@@ -87,7 +87,7 @@ def prediction(images: Mapping[str, np.ndarray], affine: np.ndarray, added: np.n
 
 def _gray(data: np.ndarray) -> dict[str, object]:
     low, high = np.percentile(data[::2, ::2, ::2], (0.2, 99.8))
-    return {"cmap": "gray", "vmin": min(0.0, float(low)), "vmax": float(high)}
+    return {"cmap": "gray", "vmin": min(0.0, float(low)), "vmax": max(0.0, float(high))}
 
 
 def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path, name: str) -> None:
@@ -105,7 +105,7 @@ def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path
     whole = _reoriented(truth.data, order, flips)
     errors = {title: _reoriented(e - truth.data, order, flips) for title, e in estimates.items()}
     worst = max(float(np.percentile(np.abs(error), 99.5)) for error in errors.values())
-    gray = {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(truth.data, 99.8))}
+    gray = _gray(truth.data)
     signed = {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
     variance = float(truth.data.var())
     for plane, plane_name in enumerate(_PLANES):
