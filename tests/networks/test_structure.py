@@ -78,6 +78,16 @@ def test_reach_through_one_channel():
     assert impulse.measured_radius(model) == (1, 1, 1)
 
 
+def test_layers_that_are_used_several_times_are_refused():
+    """Folding a norm into one use would change the others."""
+    x = low_res = keras.Input((None, None, None, 1))
+    convolution = keras.layers.Conv3D(1, 3, padding="same", name="again")
+    for _ in range(2):
+        x = convolution(x)
+    with pytest.raises(TypeError, match="layer again is used several times"):
+        reach(keras.Model(low_res, x))
+
+
 def test_reach_is_not_guessed():
     with pytest.raises(TypeError, match="reach of a MaxPooling3D is not known"):
         reach(through(layers.MaxPooling3D(2)))

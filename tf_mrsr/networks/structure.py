@@ -131,8 +131,12 @@ def reach(model: keras.Model) -> Reach:
     o / scale + high at most.
 
     Raises:
-        TypeError: for a layer whose reach is not known here.
+        TypeError: for a layer whose reach is not known here, or that is used several times.
     """
+    uses = Counter(node.operation.name for nodes in model._nodes_by_depth.values() for node in nodes)
+    shared = next((name for name, count in uses.items() if count > 1), None)
+    if shared is not None:
+        raise TypeError(f"layer {shared} is used several times; a generator needs a layer for each place")
     axes = len(model.input.shape) - 2
     spans: dict[int, list[tuple[float, float, float]]] = {id(model.input): [(1.0, 0.0, 0.0)] * axes}
     for operation in model.operations:
