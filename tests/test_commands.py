@@ -375,6 +375,20 @@ def test_predict_leaves_what_another_task_has_done_in_the_meantime(folder, tmp_p
     assert {path.read_bytes() for path in output.iterdir()} == {b"of another task"}
 
 
+def test_a_result_that_vanishes_meanwhile_is_not_made_of_another_scan(folder, tmp_path, monkeypatch):
+    """The second scan's result is there when its turn comes, and at no other look."""
+    looks = []
+
+    def done(target, arguments):
+        looks.append(target.name)
+        return target.name == "sub-1.nii.gz" and looks.count(target.name) == 2
+
+    monkeypatch.setattr(predict, "_done", done)
+    argv = [str(folder / "scans"), "-o", str(tmp_path / "out"), "--model", str(folder / "run"), "--skip-existing"]
+    assert predict.main(argv) == 0
+    assert os.listdir(tmp_path / "out") == ["sub-0.nii.gz"]
+
+
 def test_thick_slices_along_any_axis(tmp_path):
     """Scans whose thick axis is the array's first; the result has its own orientation back, with thinner slices."""
     affine = np.array([[0, 0, 1.0, 5], [0, -1.1, 0, 7], [3.0, 0, 0, -9], [0, 0, 0, 1]])  # slices, then A-P, then L-R

@@ -194,8 +194,8 @@ def test_reports_replace_nothing_but_reports(model, people, tmp_path, capsys):
 
 
 def test_two_scans_never_share_a_report(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
     for name in ("s.nii", "s.nii.gz"):
-        (tmp_path / "in").mkdir(exist_ok=True)
         scans.save(tmp_path / "in" / name, scan((17, 16, 18)).data, COARSE)
     argv = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model), "--report", str(tmp_path / "qc")]
     assert predict.main(argv) == 1

@@ -82,7 +82,11 @@ def is_ours(folder: Path) -> bool:
 
 
 def foreign_file(folder: Path) -> str | None:
-    """The first file in a SavedModel's folder, hidden or not, that its card does not list; None if there is none."""
+    """The first file in a SavedModel's folder, hidden or not, that its card does not list; None if there is none.
+
+    Raises:
+        ModelError: if the card cannot be read.
+    """
     listed = {*cards.read(folder).files, cards.CARD_FILE}
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return min((name for name in names if name not in listed and Path(name).name != ".DS_Store"), default=None)

@@ -136,8 +136,6 @@ def _predict(arguments: argparse.Namespace) -> None:
         first = _read(jobs[0][0], card, arguments)
     model = _open_model(arguments)
     derivation = _derivation(model, arguments)
-    if arguments.report is not None:
-        from tf_mrsr.report import page
     with Progress("super-resolving", len(jobs)) as progress:
         for source, target in jobs:
             if _done(target, arguments):
@@ -156,7 +154,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             else:
                 if not _done(target, arguments):
                     if report is not None:
-                        page.write(report, arguments.report, _report_place(target, arguments.output))
+                        _write_report(report, target, arguments)
                     storage.make_folder(target.parent)
                     volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
@@ -213,6 +211,12 @@ def _report(
         found = trust.examine(scan, result, lambda volume: _resolve(model, volume, arguments), model.recipe)
     name = _report_place(target, arguments.output).name
     return page.Report(name, card, scan, result, found, mismatches(card, scan, source), arguments.tta)
+
+
+def _write_report(report: Report, target: Path, arguments: argparse.Namespace) -> None:
+    from tf_mrsr.report import page
+
+    page.write(report, arguments.report, _report_place(target, arguments.output))
 
 
 def _done(target: Path, arguments: argparse.Namespace) -> bool:

@@ -139,6 +139,7 @@ def check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputError: if something stands there.
+        DataError: if a JSON file in the report's place cannot be read.
     """
     table, target = folder / TABLE_FILE, folder / place
     page, numbers = (target.with_name(f"{target.name}{ending}") for ending in (".html", ".json"))
