@@ -242,6 +242,56 @@ def test_identical_copies_are_dropped_with_a_warning(tmp_path):
         check(read_volume(tmp_path), data)
 
 
+def padded(*, signed=False, ct=False, stored, **stated):
+    """A series with a corner of ``stored`` padding in each slice, its values elsewhere, and where the corner is."""
+    data = made.voxels() + (1024 if ct else 5)
+    corner = np.zeros(data.shape, bool)
+    corner[:6, :9] = True
+    data[corner] = np.resize(stored, np.count_nonzero(corner))
+    datasets = made.slices(data, signed=signed, ct=ct)
+    for dataset in datasets:
+        for keyword, (representation, value) in stated.items():
+            dataset.add_new(keyword, representation, value)
+    return datasets, data, corner
+
+
+@pytest.mark.parametrize(
+    ("signed", "stored", "stated"),
+    [
+        (True, [-2000], {"PixelPaddingValue": ("SS", -2000)}),
+        (True, [-2000], {"PixelPaddingValue": ("US", 63536)}),
+        (False, [63536], {"PixelPaddingValue": ("US", 63536)}),
+        (False, [63536], {"PixelPaddingValue": ("SS", -2000)}),
+        (False, [65535, 65530], {"PixelPaddingValue": ("US", 65535), "PixelPaddingRangeLimit": ("US", 65529)}),
+        (True, [-9, -5], {"PixelPaddingValue": ("SS", -9), "PixelPaddingRangeLimit": ("SS", -5)}),
+    ],
+)
+def test_padding_is_no_intensity(tmp_path, signed, stored, stated):
+    """As files state it, rightly and wrongly: 0 in MR; twice the same slice stays the same slice."""
+    datasets, data, corner = padded(signed=signed, stored=stored, **stated)
+    made.save(tmp_path / "a", datasets)
+    made.save(tmp_path / "b", datasets[2:3])
+    with pytest.warns(VolumeWarning) as caught:
+        volume = read_volume(tmp_path)
+    check(volume, np.where(corner, 0, data))
+    assert "1 slices are there twice" in str(caught[0].message)
+    assert f"{np.count_nonzero(corner)} voxels are padding" in str(caught[1].message)
+    assert "read as intensity 0" in str(caught[1].message)
+
+
+def test_padding_of_ct_is_the_lowest_of_the_others(tmp_path):
+    datasets, data, corner = padded(signed=True, ct=True, stored=[-2000], PixelPaddingValue=("SS", -2000))
+    with pytest.warns(VolumeWarning, match="read as the lowest intensity of the others"):
+        volume = read_volume(made.save(tmp_path, datasets))
+    check(volume, np.where(corner, data[~corner].min(), data) - 1024)
+
+
+def test_padding_of_no_intensity_is_left(tmp_path):
+    """MR whose background is 0 and called padding; the suite's own filter makes warnings errors."""
+    datasets, data, _ = padded(stored=[0], PixelPaddingValue=("US", 0))
+    check(read_volume(made.save(tmp_path, datasets)), data)
+
+
 def test_folders_of_scans_and_folders_of_series(tmp_path):
     """Sub-folders of one study are one scan; sub-folders of several studies are several."""
     for person in ("p1", "p2"):

@@ -150,6 +150,12 @@ changed(
 changed("several frames in a classic file", "holds several frames in a format for one", each(NumberOfFrames="2"))
 changed("truncated pixels", "truncated pixel data", lambda d: d[4].__setattr__("PixelData", d[4].PixelData[:-200]))
 changed("no pixels", "truncated pixel data", without("PixelData"))
+changed(
+    "nothing but padding",
+    "all voxels are padding (PixelPaddingValue)",
+    each(PixelPaddingValue=0, PixelPaddingRangeLimit=65535),
+    ct=True,
+)
 changed("pixels of 12 bits", "expected whole numbers of 8, 16 or 32 bits", each(BitsAllocated=12))
 changed("no rows", "has no pixels (Rows 0", each(Rows=0))
 changed("a huge picture", "promises 65535 x 65535 pixels", each(Rows=65535, Columns=65535))

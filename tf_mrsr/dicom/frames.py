@@ -61,6 +61,8 @@ HEADER = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
@@ -69,7 +71,10 @@ TAGS = (*HEADER, *_MOSAIC_TAGS)
 
 @dataclass(frozen=True)
 class PixelForm:
-    """How a file's pixels are stored; a number is None where the file does not state it."""
+    """How a file's pixels are stored; a number is None where the file does not state it.
+
+    ``padding``: lowest and highest stored value of pixels that were never measured.
+    """
 
     rows: int | None
     columns: int | None
@@ -80,6 +85,7 @@ class PixelForm:
     bits_stored: int | None
     high_bit: int | None
     signed: bool
+    padding: tuple[int, int] | None
     transfer_syntax: UID
 
     @property
@@ -194,6 +200,7 @@ def _geometry(datasets: list[Dataset]) -> dict[str, object]:
 
 def _form(file: File) -> PixelForm:
     dataset = file.dataset
+    signed = _whole(dataset, "PixelRepresentation") == 1
     return PixelForm(
         rows=_whole(dataset, "Rows"),
         columns=_whole(dataset, "Columns"),
@@ -203,9 +210,23 @@ def _form(file: File) -> PixelForm:
         bits_allocated=_whole(dataset, "BitsAllocated"),
         bits_stored=_whole(dataset, "BitsStored"),
         high_bit=_whole(dataset, "HighBit"),
-        signed=_whole(dataset, "PixelRepresentation") == 1,
+        signed=signed,
+        padding=_padding(dataset, signed=signed),
         transfer_syntax=file.transfer_syntax,
     )
+
+
+def _padding(dataset: Dataset, *, signed: bool) -> tuple[int, int] | None:
+    """Lowest and highest stored value of padding (DICOM PS3.3, C.7.5.1.1.2); None where there is none."""
+    value = _whole(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = _whole(dataset, "PixelPaddingRangeLimit")
+    # Files are known that state -2000 as the unsigned 63536, or the other way round; both have 16 bits.
+    ends = [end % 2**16 for end in (value, value if limit is None else limit)]
+    if signed:
+        ends = [end - 2**16 if end >= 2**15 else end for end in ends]
+    return min(ends), max(ends)
 
 
 def _values(dataset: Dataset, keyword: str) -> list:

@@ -108,8 +108,10 @@ def _check_pixels(label: str, form: PixelForm) -> None:
         )
 
 
-def decode(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
-    """The stored values (row, column) of all frames of one file, in order.
+def decode(frames: Sequence[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The stored values (row, column) of all frames of one file, in order, and where each frame is padding.
+
+    Where a file states no padding there is None.
 
     Args:
         frames: all frames of the file, checked by ``check_form``.
@@ -139,14 +141,14 @@ def decode(frames: Sequence[Frame]) -> Iterator[np.ndarray]:
         order = ">" if form.transfer_syntax == ExplicitVRBigEndian else "<"
         values = np.frombuffer(data, _dtype(form).newbyteorder(order), expected * 8 // form.bits_allocated)
         for picture in values.reshape(form.frames, form.rows, form.columns):
-            yield _stored_bits(picture.astype(_dtype(form)), form)
+            yield _stored_and_padding(picture.astype(_dtype(form)), form)
         return
     count = 0
     try:
         for frame, encoded in zip(frames, _encoded(file, data, form), strict=False):
             picture = _unpack(frame.label, encoded, form)
             count += 1
-            yield _stored_bits(picture, form)
+            yield _stored_and_padding(picture, form)
     except files.DAMAGED as error:
         raise VolumeError(f"{frames[count].label}: {_DAMAGED}") from error
     if count < form.frames:
@@ -251,10 +253,16 @@ def _dtype(form: PixelForm) -> np.dtype:
     return np.dtype(f"{'i' if form.signed else 'u'}{form.bits_allocated // 8}")
 
 
-def _stored_bits(pixels: np.ndarray, form: PixelForm) -> np.ndarray:
-    """Without what old files keep above the stored bits (overlays), the sign extended."""
+def _stored_and_padding(pixels: np.ndarray, form: PixelForm) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels without what old files keep above the stored bits (overlays), the sign extended, and where padding is.
+
+    Padding may need those bits: there are files of 12 stored bits whose padding is -2000.
+    """
+    padding = None
+    if form.padding is not None:
+        padding = (pixels >= form.padding[0]) & (pixels <= form.padding[1])
     unused = form.bits_allocated - form.bits_stored
-    return (pixels << unused) >> unused if unused else pixels
+    return (pixels << unused) >> unused if unused else pixels, padding
 
 
 def _truncated(label: str) -> str:

@@ -55,7 +55,7 @@ def read(path: Path, *, series_uid: str | None = None) -> Volume:
         chosen = choose(series, series_uid)
         try:
             with files.quiet():
-                volume, repeated = _read(chosen)
+                volume, repeated, padded = _read(chosen)
         except (GeometryError, VolumeError) as error:
             raise VolumeError(f"series {chosen.uid}: {error}" if len(series) > 1 else str(error)) from error
     except VolumeError as error:
@@ -65,6 +65,13 @@ def read(path: Path, *, series_uid: str | None = None) -> Volume:
     if repeated:
         warnings.warn(
             f"{path}: {repeated} slices are there twice, the same each time; one of each is used",
+            VolumeWarning,
+            stacklevel=2,
+        )
+    if padded:
+        warnings.warn(
+            f"{path}: {padded} voxels are padding (PixelPaddingValue) and were never measured; they are read as "
+            f"{'the lowest intensity of the others' if volume.source.is_ct else 'intensity 0'}",
             VolumeWarning,
             stacklevel=2,
         )
@@ -81,18 +88,22 @@ def list_series(path: Path) -> list[str]:
         return [series.summary() for series in find_series(path)]
 
 
-def _read(series: Series) -> tuple[Volume, int]:
-    """The volume, and how many slices of the series repeat another one."""
+def _read(series: Series) -> tuple[Volume, int, int]:
+    """The volume, how many slices of the series repeat another one, and how many voxels of padding were replaced."""
     check_kind(series)
     stack = arrange(series)
     pixels.check_form(series.frames)
     data, repeated = _voxels(series.frames, stack)
-    facts = HeaderFacts(_SCANNER_SPACE, _SCANNER_SPACE)
-    return Volume(data, stack.affine, facts, _source(stack)), repeated
+    source = _source(stack)
+    padded = _fill_padding(data, is_ct=source.is_ct)
+    return Volume(data, stack.affine, HeaderFacts(_SCANNER_SPACE, _SCANNER_SPACE), source), repeated, padded
 
 
 def _voxels(frames: Sequence[Frame], stack: Stack) -> tuple[np.ndarray, int]:
-    """Float32 (column, row, place) in intensities, and how many slices repeat another one voxel by voxel."""
+    """Float32 (column, row, place) in intensities, and how many slices repeat another one voxel by voxel.
+
+    Padding is NaN, but for MR where its intensity is 0, which is what it is read as.
+    """
     number = {(f.path, f.index): n for n, place in enumerate(stack.places) for f in place}
     by_file: dict[Path, list[Frame]] = {}
     for frame in frames:
@@ -102,20 +113,33 @@ def _voxels(frames: Sequence[Frame], stack: Stack) -> tuple[np.ndarray, int]:
     filled: dict[int, Frame] = {}
     repeated = 0
     for of_file in by_file.values():
-        for frame, stored in zip(of_file, pixels.decode(of_file), strict=True):
+        for frame, (stored, padding) in zip(of_file, pixels.decode(of_file), strict=True):
             values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+            if not np.all(np.isfinite(values)):
+                raise VolumeError("voxels are beyond float32 after rescale slope and intercept; repair the header")
+            if padding is not None:
+                values[padding if frame.class_uid in CT else padding & (values != 0)] = np.nan
             place = number[frame.path, frame.index]
             if place not in filled:
                 filled[place], data[place] = frame, values
-            elif np.array_equal(data[place], values):
+            elif np.array_equal(data[place], values, equal_nan=True):
                 repeated += 1
             else:
                 raise VolumeError(
                     f"{filled[place].label} and {frame.label} are different images of one place; remove one of them"
                 )
-    if not np.all(np.isfinite(data)):
-        raise VolumeError("voxels are beyond float32 after rescale slope and intercept; repair the header")
     return data.transpose(2, 1, 0), repeated
+
+
+def _fill_padding(data: np.ndarray, *, is_ct: bool) -> int:
+    """Replaces NaN by what stands for air; returns the number of voxels."""
+    padding = np.isnan(data)
+    padded = np.count_nonzero(padding)
+    if padded == data.size:
+        raise VolumeError("all voxels are padding (PixelPaddingValue); nothing was measured")
+    if padded:
+        data[padding] = np.nanmin(data) if is_ct else 0
+    return padded
 
 
 def _source(stack: Stack) -> DicomSource:
