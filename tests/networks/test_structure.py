@@ -8,7 +8,7 @@ from keras import layers
 from tests.networks import check, impulse
 from tf_mrsr.layers import CubicUpsampling3D, TakeChannel
 from tf_mrsr.networks import li2017, sanchez2018
-from tf_mrsr.networks.structure import fold_batch_norm, reach, split
+from tf_mrsr.networks.structure import TRUNK_END, fold_batch_norm, reach, split
 
 
 def through(*stack, channels=1):
@@ -142,6 +142,13 @@ def test_convolution_that_two_layers_read_keeps_its_batch_norm():
     volume = check.patch(model, (4, 3, 5))
     expected = model(volume, training=False).numpy()
     np.testing.assert_allclose(fold_batch_norm(model)(volume, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_skip_past_the_trunk_is_refused():
+    scan = keras.Input((None, None, None, 1))
+    trunk = layers.Conv3D(1, 3, padding="same", name=TRUNK_END)(scan)
+    with pytest.raises(TypeError, match="passes by layer trunk_end"):
+        split(keras.Model(scan, layers.Add()([layers.ReLU()(trunk), scan])))
 
 
 @pytest.mark.parametrize("scale_factor", [2, 4])

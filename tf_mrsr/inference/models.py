@@ -28,7 +28,7 @@ from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.intensity import Window
 from tf_mrsr.layers import CubicUpsampling3D
 from tf_mrsr.limits import UNLIMITED
-from tf_mrsr.networks.structure import reach, stage_count, up_to_stage
+from tf_mrsr.networks.structure import reach, split, stage_count, up_to_stage
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
 
@@ -128,6 +128,7 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
         )
     try:
         scale = reach(generator).scale
+        split(generator)
     except TypeError as error:
         raise RecipeError(f"{recipe_.network.name}: {error}") from error
     # The channels that a network of slices gives are neighbouring slices.

@@ -48,13 +48,21 @@ def split(model: keras.Model) -> tuple[keras.Model, ...]:
     The first is the low-resolution trunk. Then comes a part for each enlargement, the last with all that follows it;
     a skip connection that leads past several enlargements keeps them in one part. A generator without a marked trunk is
     one part.
+
+    Raises:
+        TypeError: if something passes by the end of the trunk, so that the rest cannot be computed from it alone.
     """
     if not any(layer.name == TRUNK_END for layer in model.layers):
         return (model,)
     features = model.get_layer(TRUNK_END).output
     ends = [features, *_between_enlargements(model), model.output]
     begins = [model.input, *ends]
-    return tuple(keras.Model(*part, name=f"part{i}") for i, part in enumerate(zip(begins, ends, strict=False)))
+    try:
+        return tuple(keras.Model(*part, name=f"part{i}") for i, part in enumerate(zip(begins, ends, strict=False)))
+    except ValueError as error:  # Keras': a disconnected graph
+        raise TypeError(
+            f"a connection passes by layer {TRUNK_END}; expected that all that follows needs it alone"
+        ) from error
 
 
 def _between_enlargements(model: keras.Model) -> list[keras.KerasTensor]:
