@@ -336,10 +336,13 @@ def test_results_go_where_a_link_leads(folder, tmp_path, capsys):
     assert evaluate.main([*argv, str(link), "--overwrite"]) == 0
     assert link.is_symlink()
     assert (disk / "table.md").is_file()
-    (disk / "figures" / "notes.txt").write_text("mine")
-    assert evaluate.main([*argv, str(link), "--overwrite"]) == 1
-    assert "holds notes.txt, which no evaluation made" in capsys.readouterr().err
-    assert (disk / "figures" / "notes.txt").read_text() == "mine"
+    for name in ("figures/notes.txt", ".git/config"):
+        (disk / name).parent.mkdir(exist_ok=True)
+        (disk / name).write_text("mine")
+        assert evaluate.main([*argv, str(link), "--overwrite"]) == 1
+        assert f"holds {name}, which no evaluation made" in capsys.readouterr().err
+        assert (disk / name).read_text() == "mine"
+        (disk / name).unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "results"]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import nibabel as nib
 import pytest
@@ -24,3 +25,8 @@ def test_demo_goes_the_whole_way_and_protects_what_it_did_not_make(tmp_path, cap
     assert demo.main(["-o", str(tmp_path / "mine"), "--overwrite"]) == 1
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
     assert demo.main(["-o", str(output)]) == 1
+    (output / "results" / ".notes").write_text("what I saw")
+    capsys.readouterr()
+    assert demo.main(["-o", str(output), "--overwrite"]) == 1
+    assert f"holds {Path('results', '.notes')}, which no demo made" in capsys.readouterr().err
+    assert (output / "results" / ".notes").exists()

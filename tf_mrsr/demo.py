@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, evaluate, storage
 from tf_mrsr.errors import DataError, MrsrError, OutputError
 
 if TYPE_CHECKING:
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 MODEL = "sanchez2018_x2"
 _MARK = "demo.txt"
+_RESULTS = "results"
+_SCANS = {
+    "high_res": "head.nii.gz",
+    "low_res": "head_low_res.nii.gz",
+    "super_resolved": "head_super_resolved.nii.gz",
+}
 EPILOG = """\
 The head is the ICBM152 T1 template. It is degraded, super-resolved by a model that comes with tf_mrsr and has not seen
 it, and compared with what it was.
@@ -34,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from tf_mrsr import evaluate, model_folder, predict
+    from tf_mrsr import model_folder, predict
     from tf_mrsr.volume import write_volume
 
     output = arguments.output
@@ -46,19 +52,21 @@ def _demo(arguments: argparse.Namespace) -> None:
             raise OutputError(f"{output}: exists already; give another --output or --overwrite")
         if any(output.iterdir()) and not (output / _MARK).is_file():
             raise OutputError(f"{output}: is not a demo's output, so it is not replaced; give another name")
+        foreign = storage.foreign_file(output, _is_ours)
+        if foreign is not None:
+            raise OutputError(f"{output}: holds {foreign}, which no demo made, so it is not replaced; move it")
         shutil.rmtree(output)
     output.mkdir(parents=True)
     (output / _MARK).write_text("Made by tf-mrsr demo; --overwrite replaces the folder.\n")
     model = str(model_folder.weights_directory() / MODEL)
     degradation = model_folder.read_recipe(Path(model)).testing_degradation()
     low_res = truth.resampled(degradation(truth.data), degradation.grid_map(truth.shape))
-    names = {"high_res": "head", "low_res": "head_low_res", "super_resolved": "head_super_resolved"}
-    files = {key: output / f"{name}.nii.gz" for key, name in names.items()}
+    files = {key: output / name for key, name in _SCANS.items()}
     write_volume(truth, files["high_res"])
     write_volume(low_res, files["low_res"])
 
     _do(predict.main, [str(files["low_res"]), "-o", str(files["super_resolved"]), "--model", model])
-    results = output / "results"
+    results = output / _RESULTS
     _do(evaluate.main, ["--model", model, "--data", str(files["high_res"]), "-o", str(results)])
     print(
         f"Model: {MODEL}, trained on scans of two people. The head is an average of 152 people and so smoother\n"
@@ -66,6 +74,13 @@ def _demo(arguments: argparse.Namespace) -> None:
         f"Low-resolution scan:   {files['low_res']}\nSuper-resolved scan:   {files['super_resolved']}\n"
         f"Picture and table:     {results}/figures/head.png, {results}/table.md"
     )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a demo makes such a file; its path below the output folder."""
+    if path.parts[0] == _RESULTS:
+        return evaluate.is_result(path.relative_to(_RESULTS))
+    return path.as_posix() in (_MARK, *_SCANS.values())
 
 
 def _do(command: Callable[[list[str]], int], argv: list[str]) -> None:

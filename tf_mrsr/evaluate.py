@@ -152,12 +152,12 @@ def _check_replaceable(results: Path) -> None:
         raise OutputError(
             f"{results}: is not a results folder of an evaluation, so it is not replaced; give another name"
         )
-    foreign = next((path for path in storage.files_below(results) if not _is_result(path.relative_to(results))), None)
+    foreign = storage.foreign_file(results, is_result)
     if foreign is not None:
-        raise OutputError(f"{results}: holds {foreign.name}, which no evaluation made, so it is not replaced; move it")
+        raise OutputError(f"{results}: holds {foreign}, which no evaluation made, so it is not replaced; move it")
 
 
-def _is_result(path: Path) -> bool:
+def is_result(path: Path) -> bool:
     """Whether an evaluation writes such a file; its path below the results folder."""
     if path.parts[:-1] == ("figures",):
         return path.suffix == ".png"

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from tf_mrsr import card as cards
-from tf_mrsr import recipe
+from tf_mrsr import recipe, storage
 from tf_mrsr.card import Card
 from tf_mrsr.errors import ModelError, OutputError, RecipeError
 from tf_mrsr.recipe import Recipe
@@ -81,15 +81,14 @@ def is_ours(folder: Path) -> bool:
     return is_saved_model(folder) and (folder / EXTRA_FOLDER / RECIPE_FILE).is_file()
 
 
-def foreign_file(folder: Path) -> str | None:
+def foreign_file(folder: Path) -> Path | None:
     """The first file in a SavedModel's folder, hidden or not, that its card does not list; None if there is none.
 
     Raises:
         ModelError: if the card cannot be read.
     """
     listed = {*cards.read(folder).files, cards.CARD_FILE}
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return min((name for name in names if name not in listed and Path(name).name != ".DS_Store"), default=None)
+    return storage.foreign_file(folder, lambda path: path.as_posix() in listed)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,6 +43,21 @@ def files_below(folder: Path) -> list[Path]:
 def content(folder: Path) -> list[Path]:
     """What lies in a folder, but for hidden entries and what file managers of macOS and Windows leave."""
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _LITTER]
+
+
+def foreign_file(folder: Path, is_ours: Callable[[Path], bool]) -> Path | None:
+    """The first file or link below a folder that is about to be replaced and would be lost; None if there is none.
+
+    Args:
+        folder: where to look, hidden folders too.
+        is_ours: whether a file is one that the program made; takes its path below the folder.
+
+    Returns:
+        Path below the folder.
+    """
+    kept = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    below = (path.relative_to(folder) for path in kept if path.name not in (*_LITTER, ".DS_Store"))
+    return min((path for path in below if not is_ours(path)), default=None)
 
 
 def is_broken_link(path: Path) -> bool:
