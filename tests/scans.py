@@ -1,9 +1,12 @@
-"""Small scans made for tests."""
+"""Small scans and models for tests."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from tf_mrsr import recipe
 
@@ -42,3 +45,23 @@ def untrained_run(folder):
     facts = {"seed": 0, "steps": None, "precision": "float32", "data": "", "validation_data": ""}
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
+
+
+@contextlib.contextmanager
+def loaded_once(folder):
+    """Keeps the models that commands load from below ``folder``, which do not change: making their graphs is slow."""
+    from tf_mrsr.inference import models
+
+    load, kept = models.load, {}
+
+    def load_once(path, precision="float32"):
+        if not Path(path).resolve().is_relative_to(folder):
+            return load(path, precision)
+        key = (Path(path).resolve(), precision)
+        if key not in kept:
+            kept[key] = load(path, precision)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load", load_once)
+        yield

@@ -56,7 +56,8 @@ def folder(tmp_path_factory):
         scans.save(folder / "scans" / f"sub-{i}.nii.gz", data, scans.OBLIQUE, descrip=b"CanaryName")
     argv = [*TINY_QUICK, "--data", str(folder / "scans" / "sub-0.nii.gz"), "--run", str(folder / "run"), "--steps", "4"]
     assert train.main([*argv, "--validation", str(folder / "scans" / "sub-1.nii.gz")]) == 0
-    return folder
+    with scans.loaded_once(folder):
+        yield folder
 
 
 def read_csv(path):

@@ -207,7 +207,8 @@ def acm(cohort, tmp_path_factory):
     command = ["train", "--recipe", "taloma2020_resgan_acm", *SET, "--data", *files(cohort, 0, 1)]
     command += ["--validation", *files(cohort, 2), "--run", str(run), "--steps", "4", "--checkpoint-minutes", "0.0001"]
     assert main(command) == 0
-    return run
+    with scans.loaded_once(run):
+        yield run
 
 
 def test_every_stage_is_trained_and_all_are_in_one_model(acm, cohort, tmp_path):

@@ -32,6 +32,9 @@ from tf_mrsr.networks.structure import reach, split, stage_count, up_to_stage
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
 
+# Nothing is trained through a SavedModel; what training goes on from lies beside it.
+_WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+
 
 class Model(NamedTuple):
     """A trained model: its recipe, the resolver, a ``SuperResolver`` or a SavedModel of one, its card (None for what
@@ -345,7 +348,7 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        tf.saved_model.save(model.resolver, str(temporary), signatures=model.resolver.signatures)
+        tf.saved_model.save(model.resolver, str(temporary), model.resolver.signatures, _WITHOUT_GRADIENTS)
         _describe(model, temporary, pictures or {})
         storage.put_in_place(temporary, folder)
     except (OSError, tf.errors.OpError) as error:
