@@ -68,7 +68,8 @@ def step_of(stage, *models):
     for optimizer, model in zip(optimizers, models, strict=True):
         optimizer.build(model.trainable_variables)
     models, optimizers = [*models, None][:2], [*optimizers, None][:2]
-    return tf.function(AdversarialStep(stage, *models, *optimizers).compute)
+    # Each runs once, so a graph would take longer to make than it saves.
+    return AdversarialStep(stage, *models, *optimizers).compute
 
 
 def assert_update(name, case, step, which, variables, gradients, gradient_rms):
