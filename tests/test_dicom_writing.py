@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, MRImageStorage
 
 from tests import dicom_series as made
 from tests import scans
@@ -278,6 +278,37 @@ def test_enhanced_becomes_classic(tmp_path):
     assert (first.EchoTime, first.RepetitionTime) == (2.5, 2000)
     assert [item.ReferencedSOPInstanceUID for item in first.SourceImageSequence] == [dataset.SOPInstanceUID]
     np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+
+
+def test_what_an_enhanced_file_says_of_each_frame_is_the_middle_ones(tmp_path):
+    """Scanners state window, echo and inversion time by frame more often than for all."""
+    dataset = made.enhanced()
+    for keyword in ("Modality", "EchoTime", "RepetitionTime", "InversionTime", "WindowCenter", "WindowWidth"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        window, echo, modifier = Dataset(), Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = str(200 + number), "350"
+        echo.EffectiveEchoTime, modifier.InversionTimes = 3.5, 900.0
+        frame.FrameVOILUTSequence, frame.MREchoSequence, frame.MRModifierSequence = [window], [echo], [modifier]
+    volume = read_volume(made.save(tmp_path / "in", [dataset]))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.EchoTime, first.InversionTime, first.RepetitionTime, first.Modality) == (3.5, 900, 2000, "MR")
+    assert (first.WindowCenter, first.WindowWidth) == (205, 350)
+    write_volume(volume, tmp_path / "other", derivation=Derivation("some_recipe", "synthesised"))
+    assert "InversionTime" not in read_slices(tmp_path / "other")[0]
+
+
+def test_enhanced_ct_keeps_the_name_of_its_units(tmp_path):
+    dataset = made.enhanced()
+    dataset.SOPClassUID, dataset.Modality = EnhancedCTImageStorage, "CT"
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.PixelValueTransformationSequence[0].RescaleType = "MGML"
+    volume = read_volume(made.save(tmp_path / "in", [dataset]))
+    write_volume(volume, tmp_path / "out", derivation=DERIVATION)
+    first = read_slices(tmp_path / "out")[0]
+    assert (first.SOPClassUID, first.RescaleType) == (CTImageStorage, "MGML")
 
 
 def test_ct_keeps_its_units(tmp_path):

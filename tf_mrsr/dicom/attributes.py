@@ -86,12 +86,13 @@ OF_SOURCE = (
     "RescaleType",
     "SharedFunctionalGroupsSequence",
 )
-# Where enhanced files state it: element of the shared groups' FrameAnatomySequence, ours.
+# Where enhanced files state it: element of FrameAnatomySequence, ours.
 ENHANCED_ANATOMY = (("FrameLaterality", "ImageLaterality"), ("AnatomicRegionSequence", "AnatomicRegionSequence"))
-# Where enhanced MR files state what classic ones have at the top: sequence of the shared groups, its element, ours.
+# Where enhanced MR files state what classic ones have at the top: sequence of the functional groups, its element, ours.
 ENHANCED_MR = (
     ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime"),
     ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle"),
     ("MRTimingAndRelatedParametersSequence", "EchoTrainLength", "EchoTrainLength"),
     ("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
+    ("MRModifierSequence", "InversionTimes", "InversionTime"),
 )

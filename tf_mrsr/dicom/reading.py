@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, JPEGLSNearLossless
 
 from tf_mrsr.dicom import attributes, files, pixels
-from tf_mrsr.dicom.frames import CT, Frame
+from tf_mrsr.dicom.frames import CT, ENHANCED, Frame
 from tf_mrsr.dicom.series import Series, choose, find_series
 from tf_mrsr.dicom.stack import Stack, arrange, check_kind
 from tf_mrsr.errors import GeometryError, VolumeError, VolumeWarning, naming
@@ -20,6 +20,7 @@ from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import HeaderFacts, Volume
 
 _SCANNER_SPACE = 1  # NIfTI's code
+_PER_FRAME = "PerFrameFunctionalGroupsSequence"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class DicomSource:
     """What a derived series needs of the one that its volume was read from.
 
     Attributes:
-        header: what of the middle slice's header (of a multi-frame file's) a derived slice may need.
+        header: what of the middle slice's header a derived slice may need; of a multi-frame file's functional groups
+            the shared ones and the middle frame's own.
         instances: (SOP class UID, SOP instance UID) of every object, in the order of places.
         spacing_mm: of the series (x, y, z).
         slice_thickness_mm: as stated, or None.
@@ -147,7 +149,10 @@ def _source(stack: Stack) -> DicomSource:
     middle = frames[len(frames) // 2]
     thickness = {frame.thickness for frame in frames}
     rescale = {(frame.slope, frame.intercept) for frame in frames}
-    header = files.read_file(middle.path, attributes.OF_SOURCE, stop_before_pixels=True).dataset
+    keywords = [*attributes.OF_SOURCE, _PER_FRAME]
+    header = files.read_file(middle.path, keywords, stop_before_pixels=True).dataset
+    if middle.class_uid in ENHANCED:
+        header[_PER_FRAME].value = [header[_PER_FRAME].value[middle.index]]
     if middle.form.transfer_syntax == JPEGLSNearLossless:
         header.LossyImageCompression = "01"  # whether the file says so or not
     return DicomSource(

@@ -191,13 +191,14 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     source = volume.source
     header, spacing = source.header, voxel_spacing_mm(volume.affine)
     result = _kept(header, attributes.KEPT)
-    anatomy = _first_item(_first_item(header, "SharedFunctionalGroupsSequence"), "FrameAnatomySequence")
+    anatomy = _group(header, "FrameAnatomySequence")
     for keyword, ours in attributes.ENHANCED_ANATOMY:
         element = _sound(anatomy, keyword)
         if ours not in result and element is not None:
             setattr(result, ours, element.value)
     result.update(_ct_acquisition(header, derivation) if source.is_ct else _mr_acquisition(header, derivation))
     result.SOPClassUID = CTImageStorage if source.is_ct else MRImageStorage
+    result.Modality = "CT" if source.is_ct else "MR"
     result.SeriesInstanceUID = _new_uid()
     result.SeriesNumber = str(min(_whole(header, "SeriesNumber") + _SERIES_NUMBER_OFFSET, _LARGEST_INTEGER))
     result.SeriesDescription = f"{PROGRAM} {derivation.recipe}"[:64]
@@ -221,7 +222,8 @@ def _series(volume: Volume, scale: Scale, derivation: Derivation) -> Dataset:
     result.WindowCenter, result.WindowWidth = _window(volume, scale, derivation)
     if source.is_ct:
         result.RescaleSlope, result.RescaleIntercept = _decimals([scale.slope, scale.intercept])
-        result.RescaleType = str(files.value_of(header, "RescaleType") or "HU")
+        of_frame = files.value_of(_group(header, "PixelValueTransformationSequence"), "RescaleType")
+        result.RescaleType = str(files.value_of(header, "RescaleType") or of_frame or "HU")
 
     result.Manufacturer = result.ManufacturerModelName = PROGRAM
     result.SoftwareVersions = __version__
@@ -275,6 +277,12 @@ def _first_item(header: Dataset, keyword: str) -> Dataset:
     return sequence[0] if isinstance(sequence, DicomSequence) and sequence else Dataset()
 
 
+def _group(header: Dataset, sequence: str) -> Dataset:
+    """An enhanced file's functional group, the frame's own before the shared one; empty where there is none."""
+    own, shared = (_first_item(header, f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
+    return _first_item(own, sequence) or _first_item(shared, sequence)
+
+
 def _fill_required(result: Dataset) -> None:
     """Elements that must be there, if only empty, and that the source left out."""
     for keyword in (
@@ -302,10 +310,8 @@ def _mr_acquisition(header: Dataset, derivation: Derivation) -> Dataset:
     result = Dataset()
     if derivation.keeps_contrast:
         result.update(_kept(header, attributes.MR_ACQUISITION))
-        groups = _first_item(header, "SharedFunctionalGroupsSequence")
         for sequence, keyword, ours in attributes.ENHANCED_MR:
-            item = _first_item(groups, sequence)
-            number = _number(item, keyword)
+            number = _number(_group(header, sequence), keyword)
             if ours not in result and number is not None:
                 setattr(result, ours, _decimal(number) if dictionary_VR(ours) == "DS" else str(round(number)))
     for keyword, default in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
@@ -347,8 +353,9 @@ def _window(volume: Volume, scale: Scale, derivation: Derivation) -> tuple[str, 
     The source's does not fit what may be on another scale of intensities.
     """
     header = volume.source.header if derivation.keeps_contrast else Dataset()
+    stated = header if "WindowCenter" in header else _group(header, "FrameVOILUTSequence")
     try:
-        values = [_list(files.value_of(header, name)) for name in ("WindowCenter", "WindowWidth")]
+        values = [_list(files.value_of(stated, name)) for name in ("WindowCenter", "WindowWidth")]
         center, width = (float(of_name[0]) for of_name in values)
         found = math.isfinite(center) and math.isfinite(width)
     except (IndexError, TypeError, ValueError):
