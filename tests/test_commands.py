@@ -683,15 +683,17 @@ def test_another_seed_trains_other_weights(folder, tmp_path):
 
 
 def test_running_out_of_memory_is_one_line(folder, tmp_path, monkeypatch, capsys):
-    """As on a GPU with too large a batch; and in Python itself, while a scan is read."""
+    """As on a GPU with too large a batch or network; and in Python itself, while a scan is read."""
 
-    def step(*_, **__):
+    def exhaust(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[2,64,128,128,128]")
 
     argv = [*TINY_QUICK, "--data", str(folder / SCAN), "--steps", "2", "--run"]
-    monkeypatch.setattr(loop.Trainer, "_run_stage", step)
-    assert train.main([*argv, str(tmp_path / "a")]) == 1
-    assert "lower batch_size or patches.shape" in capsys.readouterr().err
+    for where in ("_run_stage", "_build"):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Trainer, where, exhaust)
+            assert train.main([*argv, str(tmp_path / where)]) == 1
+        assert "lower batch_size or patches.shape" in capsys.readouterr().err
 
     def read(*_, **__):
         raise MemoryError

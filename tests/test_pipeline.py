@@ -154,6 +154,15 @@ def test_a_scan_that_goes_bad_during_training_is_reported_as_itself(tmp_path):
     assert "a.nii.gz" in str(pairs.error)
 
 
+def test_a_scan_that_is_replaced_by_one_of_another_size_during_training(tmp_path):
+    path = scans.save(tmp_path / "a.nii.gz", scans.blobs(SHAPE, np.eye(4)) + 1)
+    other = scans.save(tmp_path / "b.nii.gz", scans.blobs(SHAPE, np.eye(4), seed=1) + 1)
+    pairs = PatchPairs([Scan(path), Scan(other)], grid_recipe("patches.shuffle=false"), seed=0, cache_bytes=1)
+    scans.save(path, scans.blobs((20, 22, 20), np.eye(4)) + 1)
+    with pytest.raises(DataError, match=r"a\.nii\.gz: has 20x22x20 voxels now and had 24x22x20"):
+        pairs.batch(0)
+
+
 def test_a_scan_with_too_few_slices_for_a_whole_axis(tmp_path):
     thin = Scan(scans.save(tmp_path / "thin.nii.gz", scans.blobs((24, 22, 5), np.eye(4)) + 1))
     chosen = recipe.load("li2017_3dsrcnn_r3", ["patches.shape=[12,12,0]", "patches.step=[12,12,0]"])

@@ -100,6 +100,7 @@ class PatchPairs:
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._scans: list[Scan] = []
+        self._shapes: dict[Scan, tuple[int, ...]] = {}
         self.error: MrsrError | None = None
         shapes, windows, spacings = [], [], []
         for scan in scans:
@@ -249,7 +250,14 @@ class PatchPairs:
                 self._cache.move_to_end(scan)
                 return self._cache[scan]
         pair = self._read_pair(scan)
+        shape = pair.high_res.shape
         with self._lock:
+            if self._shapes.setdefault(scan, shape) != shape:
+                now, before = ("x".join(map(str, sizes)) for sizes in (shape, self._shapes[scan]))
+                raise DataError(
+                    f"{scan.high_res}: has {now} voxels now and had {before} when the training began; put the former "
+                    "scan back and go on with --resume"
+                )
             self._cache[scan] = pair
             while len(self._cache) > 1 and sum(p.nbytes for p in self._cache.values()) > self._cache_bytes:
                 self._cache.popitem(last=False)

@@ -31,8 +31,8 @@ LOG_EVERY = 10
 # A training whose loss has grown so many times has diverged, also where no number overflows.
 _HOPELESS = 1000
 _TOO_LARGE = (
-    "a training step needs more memory than there is; lower batch_size or patches.shape with --set, or, where tf-mrsr "
-    "doctor finds it fast, give --precision mixed_bfloat16"
+    "the networks or a training step need more memory than there is; lower batch_size or patches.shape with --set, or, "
+    "where tf-mrsr doctor finds it fast, give --precision mixed_bfloat16"
 )
 
 
@@ -70,7 +70,7 @@ class Trainer:
         strategy: the devices; None for TensorFlow's default, one device.
 
     Raises:
-        RecipeError: if networks, patches, batch and devices do not fit each other.
+        RecipeError: if networks, patches, batch and devices do not fit each other, or networks do not fit into memory.
         ModelError: if the weights of VGG19 are needed and cannot be read.
     """
 
@@ -97,7 +97,10 @@ class Trainer:
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
         with self._strategy.scope():
-            self._build()
+            try:
+                self._build()
+            except tf.errors.ResourceExhaustedError as error:
+                raise RecipeError(_TOO_LARGE) from error
         if validation is not None:
             template = build_generator(recipe)
             self._resolvers = [
