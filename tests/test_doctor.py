@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import tf_mrsr
 from tf_mrsr import cli, doctor, model_folder
 from tf_mrsr.errors import DeviceError
 
@@ -34,6 +35,15 @@ def test_the_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch):
     found = findings(capsys)
     assert found["nilearn"] == "not installed; for tf-mrsr demo: pip install '.[demo]' in tf_mrsr's folder"
     assert found["TensorFlow"].startswith("missing: pip install tensorflow")
+
+
+def test_the_doctor_goes_on_where_a_package_is_broken(capsys, monkeypatch):
+    monkeypatch.delattr(tf_mrsr, "model_folder")
+    monkeypatch.setitem(sys.modules, "tf_mrsr.model_folder", None)  # its import fails, as with a broken SciPy
+    assert doctor.main([]) == 0
+    found = findings(capsys)
+    assert found["shipped models"].startswith("cannot be listed (")
+    assert found["TensorFlow"].startswith("2.")
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,11 @@ def _optional() -> Iterator[tuple[str, str]]:
 
 
 def _weights() -> Iterator[tuple[str, str]]:
-    from tf_mrsr import model_folder
-
+    try:
+        from tf_mrsr import model_folder
+    except ImportError as error:
+        yield "shipped models", f"cannot be listed ({error}); install what is missing or broken anew"
+        return
     names = model_folder.shipped()
     yield "shipped models", ", ".join(names) or f"none (looked in {model_folder.weights_directory()})"
 
