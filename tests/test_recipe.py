@@ -201,6 +201,7 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("stages.0.discriminator.adversarial.real_labels=[.nan, 1]", "two finite numbers"),
         ("degradation.sigma=abc", "degradation.sigma must be a number"),
         ("degradation.sigma=0", "sigma must be over 0"),
+        ("degradation.sigma=1e9", "up to 100 voxels"),
         ("stages.0.generator.adversarial.loss=binary_cross_entropy", "set adversarial.scores to logits"),
         ("axes=slices_first", "axes is 'slices_first'"),
         ("evaluation.baselines=[sinc]", "evaluation.baselines"),
@@ -405,3 +406,10 @@ def test_the_page_of_departures_is_up_to_date():
     assert page.read_text(encoding="utf-8") == fidelity.page(), (
         "run python -m tf_mrsr.report.fidelity > docs/fidelity.md"
     )
+
+
+def test_a_loss_between_slices_needs_several():
+    change = "stages.0.generator.content=[{loss: total_variation_z, weight: 1}]"
+    recipe.load("narcomey2018_srgan_model2", [change])
+    with pytest.raises(RecipeError, match="'total_variation_z' compares neighbouring slices"):
+        recipe.load("narcomey2018_srgan_model1", [change])

@@ -21,6 +21,8 @@ from tf_mrsr.geometry import GridMap
 
 Shape3 = tuple[int, int, int]
 
+_WIDEST = 100  # voxels; wider than any blur that leaves something of a head, and still quick to make
+
 
 @dataclass(frozen=True)
 class Degradation(ABC):
@@ -93,8 +95,8 @@ def _apply(operator: np.ndarray, data: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _check_sigma(sigma: float) -> None:
-    if not 0 < sigma < np.inf:
-        raise RecipeError(f"degradation sigma must be over 0 voxels and finite, got {sigma}")
+    if not 0 < sigma <= _WIDEST:
+        raise RecipeError(f"degradation sigma must be over 0 and up to {_WIDEST} voxels, got {sigma}")
 
 
 @lru_cache(maxsize=64)

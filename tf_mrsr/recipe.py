@@ -450,7 +450,10 @@ class Recipe:
 
     @property
     def needs_vgg19(self) -> bool:
-        return any(term.loss == "vgg19_features" for stage in self.stages for term in stage.generator.content)
+        return self._uses("vgg19_features")
+
+    def _uses(self, loss: str) -> bool:
+        return any(term.loss == loss for stage in self.stages for term in stage.generator.content)
 
     def _check_augmentation(self) -> None:
         spec = self.augmentation
@@ -492,6 +495,10 @@ class Recipe:
             f"got {shape}",
         )
         _require(self.patches.degrade == "volume", "degradation.kind 'matched_slices' works by volume only")
+        _require(
+            depth > 1 or not self._uses("total_variation_z"),
+            "content loss 'total_variation_z' compares neighbouring slices, but the network gives one at a time",
+        )
         _require(self.axes == "slices_last", "degradation.kind 'matched_slices' needs axes slices_last")
         _require(
             degradation.changes_grid or self.evaluation.baselines == ("nearest",),
