@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +342,19 @@ def test_paths_that_are_patterns_to_tensorflow(tmp_path, name):
     for read in (model_folder.read_recipe, model_folder.read_run, model_folder.read_card):
         with pytest.raises(ModelError, match="which TensorFlow takes for a pattern; rename the folder"):
             read(folder)
+
+
+def test_paths_that_are_not_in_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    for check in (model_folder.check_new_run, model_folder.check_new_folder):
+        with pytest.raises(OutputError, match="the path is not in UTF-8"):
+            check(folder)
+    try:
+        scans.untrained_run(folder)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(ModelError, match="the path is not in UTF-8"):
+        model_folder.read_recipe(folder)
 
 
 def test_an_unknown_name_gets_the_nearest(weights):

@@ -104,6 +104,10 @@ def check_new_folder(folder: Path) -> None:
 
 def _check_path(folder: Path, kind: type[ModelError | OutputError]) -> None:
     found = [character for character in PATTERN_CHARACTERS if character in folder.as_posix()]
+    try:
+        folder.as_posix().encode()
+    except UnicodeEncodeError as error:
+        raise kind(f"{folder}: the path is not in UTF-8, so TensorFlow cannot use it; rename the folder") from error
     if found:
         raise kind(
             f"{folder}: the path has {' and '.join(found)} in it, which TensorFlow takes for a pattern; rename the "
