@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_tta_option(arguments)
     arguments.add_argument("--overwrite", action="store_true", help="replace a results folder that exists")
     arguments.add_argument(
-        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+        "--skip-bad",
+        action="store_true",
+        help="leave out scans that are there and cannot be used, naming each, instead of stopping",
     )
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)

@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     existing.add_argument("--skip-existing", action="store_true", help="leave out scans whose output exists")
     arguments.add_argument(
-        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+        "--skip-bad",
+        action="store_true",
+        help="leave out scans that are there and cannot be used, naming each, instead of stopping",
     )
     arguments.add_argument(
         "--report",

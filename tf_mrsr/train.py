@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint-minutes", type=_minutes, default=5.0, metavar="N", help="time between checkpoints (default 5)"
     )
     arguments.add_argument(
-        "--skip-bad", action="store_true", help="leave out scans that cannot be used, naming each, instead of stopping"
+        "--skip-bad",
+        action="store_true",
+        help="leave out scans that are there and cannot be used, naming each, instead of stopping",
     )
     cli.add_nan_option(arguments)
     cli.add_memory_option(arguments)
