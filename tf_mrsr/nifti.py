@@ -39,7 +39,7 @@ def read(path: Path, *, nan: str = "refuse") -> Volume:
         affine = _affine(path, header)
         header_facts = _header_facts(path, header)
         with np.errstate(over="ignore", invalid="ignore"):
-            data = apply_read_scaling(voxels, *_slope_and_intercept(path, header)).astype(np.float32)
+            data = _scaled(voxels, *_slope_and_intercept(path, header))
         volume = Volume(_finite(path, data, nan), affine, header_facts)
     except GeometryError as error:
         raise VolumeError(f"{path}: {error}") from error
@@ -91,16 +91,25 @@ def _load(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             if header["pixdim"][0] == 0:  # the standard's qfac, for which 0 stands for 1
                 header["pixdim"][0] = 1
             count, offset = _check_header(path, header)
-            end = offset + count * header.get_data_dtype().itemsize
-            content = head + _read_exactly(path, stream, end - len(head))
+            stream.seek(offset)
+            size = count * header.get_data_dtype().itemsize
+            content = _read_exactly(path, stream, size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise VolumeError(f"{path}: damaged gzip data ({error}); fetch the file again from its source") from error
-    if len(content) < end:
+    if len(content) < size:
         raise VolumeError(
-            f"{path}: truncated, {len(content)} bytes where the header promises {end}; fetch the file again"
+            f"{path}: truncated, {len(content)} bytes of voxels where the header promises {size}; fetch the file again"
         )
-    voxels = np.frombuffer(content, header.get_data_dtype(), count, offset)
+    voxels = np.frombuffer(content, header.get_data_dtype(), count)
     return header, voxels.reshape(header.get_data_shape()[:3], order="F")
+
+
+def _scaled(voxels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Float32 intensities (x, y, z). NumPy scales in float64, so slice by slice, which takes no memory to speak of."""
+    data = np.empty(voxels.shape, np.float32, order="F")
+    for k in range(voxels.shape[2]):
+        data[..., k] = apply_read_scaling(voxels[..., k], slope, intercept)
+    return data
 
 
 def _header(path: Path, head: bytes) -> nib.Nifti1Header:
@@ -156,8 +165,8 @@ def _kind_name(dtype: np.dtype) -> str:
 
 def _read_exactly(path: Path, stream: gzip.GzipFile, size: int) -> bytes:
     """``size`` bytes (fewer at the end of the file), then the rest drained, which is what checks a gzip's CRC."""
-    body = stream.read(max(size, 0))
-    trailing = max(-size, 0)
+    body = stream.read(size)
+    trailing = 0
     while chunk := stream.read(_CHUNK_BYTES):
         trailing += len(chunk)
         if trailing > MAX_TRAILING_BYTES:
