@@ -497,7 +497,8 @@ class Recipe:
         _require(self.patches.degrade == "volume", "degradation.kind 'matched_slices' works by volume only")
         _require(
             depth > 1 or not self._uses("total_variation_z"),
-            "content loss 'total_variation_z' compares neighbouring slices, but the network gives one at a time",
+            "content loss 'total_variation_z' compares neighbouring slices, but the network gives one at a time; leave "
+            "it out",
         )
         _require(self.axes == "slices_last", "degradation.kind 'matched_slices' needs axes slices_last")
         _require(

@@ -222,7 +222,7 @@ def _padding(dataset: Dataset, *, signed: bool) -> tuple[int, int] | None:
     if value is None:
         return None
     limit = _whole(dataset, "PixelPaddingRangeLimit")
-    # Files are known that state -2000 as the unsigned 63536, or the other way round; both have 16 bits.
+    # Programs have taken -2000 for the unsigned 63536, or the other way round; both have 16 bits.
     ends = [end % 2**16 for end in (value, value if limit is None else limit)]
     if signed:
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]

@@ -256,7 +256,7 @@ def _dtype(form: PixelForm) -> np.dtype:
 def _stored_and_padding(pixels: np.ndarray, form: PixelForm) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels without what old files keep above the stored bits (overlays), the sign extended, and where padding is.
 
-    Padding may need those bits: there are files of 12 stored bits whose padding is -2000.
+    Padding may need those bits, as -2000 does where 12 are stored, so it is looked for before they go.
     """
     padding = None
     if form.padding is not None:

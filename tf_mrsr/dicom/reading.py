@@ -138,7 +138,7 @@ def _fill_padding(data: np.ndarray, *, is_ct: bool) -> int:
     padding = np.isnan(data)
     padded = np.count_nonzero(padding)
     if padded == data.size:
-        raise VolumeError("all voxels are padding (PixelPaddingValue); nothing was measured")
+        raise VolumeError("all voxels are padding (PixelPaddingValue), so nothing was measured; repair that value")
     if padded:
         data[padding] = np.nanmin(data) if is_ct else 0
     return padded

@@ -61,7 +61,7 @@ def split(model: keras.Model) -> tuple[keras.Model, ...]:
         return tuple(keras.Model(*part, name=f"part{i}") for i, part in enumerate(zip(begins, ends, strict=False)))
     except ValueError as error:  # Keras': a disconnected graph
         raise TypeError(
-            f"a connection passes by layer {TRUNK_END}; expected that all that follows needs it alone"
+            f"a connection passes by layer {TRUNK_END}; give that name to a layer that all that follows needs alone"
         ) from error
 
 

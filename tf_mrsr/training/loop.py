@@ -96,16 +96,16 @@ class Trainer:
         ).tolist()
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_psnr = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
-        with self._strategy.scope():
-            try:
+        try:
+            with self._strategy.scope():
                 self._build()
-            except tf.errors.ResourceExhaustedError as error:
-                raise RecipeError(_TOO_LARGE) from error
-        if validation is not None:
-            template = build_generator(recipe)
-            self._resolvers = [
-                resolver_for(recipe, up_to_stage(template, number), pairs.target_window) for number in self._stages
-            ]
+            if validation is not None:
+                template = build_generator(recipe)
+                self._resolvers = [
+                    resolver_for(recipe, up_to_stage(template, number), pairs.target_window) for number in self._stages
+                ]
+        except tf.errors.ResourceExhaustedError as error:
+            raise RecipeError(_TOO_LARGE) from error
 
     def _build(self) -> None:
         recipe, precision = self._recipe, self._settings.precision
