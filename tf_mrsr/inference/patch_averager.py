@@ -35,7 +35,7 @@ class PatchAverager(SuperResolver):
         self._patch_bytes = patch**3 * self._networks.parts[0].bytes_per_voxel
         self._kernel_bytes = sum(_kernel_bytes(layer, patch) for layer in generator.layers)
 
-    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY, tf.TensorSpec((), tf.int32, "stride")])
+    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY, tf.TensorSpec((), tf.int32, "stride")], autograph=False)
     def __call__(
         self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor, stride: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -46,7 +46,7 @@ class PatchAverager(SuperResolver):
             budget = memory_bytes - tf.size(volume, tf.int64) * 4 * 6 - self._kernel_bytes
             batch = tf.clip_by_value(budget // self._patch_bytes, 1, MAX_BATCH)
             return average_patches(
-                lambda patches: self._networks.folded(patches[..., None])[..., 0],
+                lambda patches: self._networks(patches[..., None])[..., 0],
                 scaled[..., 0],
                 patch=self._patch,
                 stride=checked_stride(stride, self._patch),

@@ -22,10 +22,10 @@ class SliceResolver(SuperResolver):
 
     @property
     def signatures(self) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
-        return {"serving_default": self.__call__, "slices": self.resolve_slices, "bytes": self.resolve_bytes}
+        return {"serving_default": self.__call__, "slices": self.resolve_batch, "bytes": self.resolve_bytes}
 
-    @tf.function(input_signature=[SLICES])
-    def resolve_slices(self, slices: tf.Tensor) -> dict[str, tf.Tensor]:
+    @tf.function(input_signature=[SLICES], autograph=False)
+    def resolve_batch(self, slices: tf.Tensor) -> dict[str, tf.Tensor]:
         """The network alone, on a batch that fits into memory.
 
         Args:
@@ -37,7 +37,7 @@ class SliceResolver(SuperResolver):
         Raises:
             tf.errors.InvalidArgumentError: in the graph, if the slices have several channels.
         """
-        return {"slices": self._networks.folded(tf.ensure_shape(slices, (None, None, None, 1)))}
+        return {"slices": self._networks(tf.ensure_shape(slices, (None, None, None, 1)))}
 
     def _order(self, affine: tf.Tensor) -> tf.Tensor:
         return slice_order(affine, keep_in_plane=True)
@@ -46,8 +46,7 @@ class SliceResolver(SuperResolver):
         return order[:2]
 
     def _network(self, volume: tf.Tensor, memory_bytes: tf.Tensor) -> tf.Tensor:
-        network = self._networks.folded
-        channels = network.output_shape[-1]
+        channels = self._networks.folded.output_shape[-1]
         slices = tf.transpose(volume, (2, 0, 1, 3))
         count, columns, rows = tf.unstack(tf.shape(slices)[:3])
         pixels = tf.cast(columns * rows, tf.int64)
@@ -57,7 +56,7 @@ class SliceResolver(SuperResolver):
         at_once = tf.cast(tf.clip_by_value(budget // of_slice, 1, tf.cast(count, tf.int64)), tf.int32)
 
         def step(i: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            return i + 1, results.write(i, network(slices[i * at_once : (i + 1) * at_once]))
+            return i + 1, results.write(i, self._networks(slices[i * at_once : (i + 1) * at_once]))
 
         batches = -(-count // at_once)
         results = tf.TensorArray(tf.float32, batches, infer_shape=False, element_shape=(None, None, None, channels))

@@ -40,12 +40,12 @@ class _Part(NamedTuple):
     """A part of a generator, see ``tf_mrsr.networks.structure.split``.
 
     Attributes:
-        network: the part.
+        run: the part on a batch, (n, x, y, z, channel) to the same, finer; of slices (n, x, y, channel).
         reach: how far it sees.
         bytes_per_voxel: bytes that it takes, per voxel of its input.
     """
 
-    network: keras.Model
+    run: Callable[[tf.Tensor], tf.Tensor]
     reach: Reach
     bytes_per_voxel: int
 
@@ -54,11 +54,14 @@ class _Part(NamedTuple):
         reaches = reach(network)
         # What follows needs about as much again as the features that it works on.
         kept = 2 * math.prod(reaches.scale) * _bytes(network.output)
-        return cls(network, reaches, max(peak_bytes_per_voxel(network), kept))
+        # One graph, whatever calls it: making it is most of what starting and saving take.
+        signature = [tf.TensorSpec(network.input.shape, network.input.dtype)]
+        run = tf.function(lambda batch: network(batch), signature, autograph=False)
+        return cls(run, reaches, max(peak_bytes_per_voxel(network), kept))
 
     def __call__(self, volume: tf.Tensor) -> tf.Tensor:
         """(x, y, z, channel) to the same, finer."""
-        return self.network(volume[None])[0]
+        return self.run(volume[None])[0]
 
 
 class _Networks:
@@ -66,6 +69,12 @@ class _Networks:
 
     def __init__(self, folded: keras.Model) -> None:
         self.folded, self.parts = folded, [_Part.of(network) for network in split(folded)]
+
+    def __call__(self, batch: tf.Tensor) -> tf.Tensor:
+        """The whole network: (n, x, y, z, channel) to the same, finer; of slices (n, x, y, channel)."""
+        for part in self.parts:
+            batch = part.run(batch)
+        return batch
 
 
 class SuperResolver(tf.Module):
@@ -116,9 +125,9 @@ class SuperResolver(tf.Module):
     @property
     def signatures(self) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
         """What an exported SavedModel can be asked: the whole way, the network alone, the whole way as bytes."""
-        return {"serving_default": self.__call__, "patches": self.resolve_patches, "bytes": self.resolve_bytes}
+        return {"serving_default": self.__call__, "patches": self.resolve_batch, "bytes": self.resolve_bytes}
 
-    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY])
+    @tf.function(input_signature=[VOLUME, AFFINE, MEMORY], autograph=False)
     def __call__(self, volume: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Super-resolves one volume.
 
@@ -135,8 +144,8 @@ class SuperResolver(tf.Module):
         """
         return self._resolve(volume, affine, lambda scaled: self._network(scaled, memory_bytes))
 
-    @tf.function(input_signature=[PATCHES])
-    def resolve_patches(self, patches: tf.Tensor) -> dict[str, tf.Tensor]:
+    @tf.function(input_signature=[PATCHES], autograph=False)
+    def resolve_batch(self, patches: tf.Tensor) -> dict[str, tf.Tensor]:
         """The network alone, on a batch that fits into memory.
 
         Args:
@@ -148,9 +157,9 @@ class SuperResolver(tf.Module):
         Raises:
             tf.errors.InvalidArgumentError: in the graph, if the patches have several channels.
         """
-        return {"patches": self._networks.folded(tf.ensure_shape(patches, (None, None, None, None, 1)))}
+        return {"patches": self._networks(tf.ensure_shape(patches, (None, None, None, None, 1)))}
 
-    @tf.function(input_signature=[BYTES, AFFINE, MEMORY])
+    @tf.function(input_signature=[BYTES, AFFINE, MEMORY], autograph=False)
     def resolve_bytes(
         self, volume_bytes: tf.Tensor, affine: tf.Tensor, memory_bytes: tf.Tensor
     ) -> dict[str, tf.Tensor]:

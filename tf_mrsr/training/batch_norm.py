@@ -32,7 +32,7 @@ def re_estimated(generator: keras.Model, low_res_batches: Iterable[tf.Tensor]) -
     try:
         for norm in norms:
             norm.momentum = 0.0
-        forward = tf.function(lambda batch: generator(batch, training=True))
+        forward = tf.function(lambda batch: generator(batch, training=True), autograph=False)
         for batch in low_res_batches:
             forward(batch)
             count += 1

@@ -292,9 +292,9 @@ class Trainer:
         jit = self._settings.jit == "on" or (
             self._settings.jit == "auto" and bool(tf.config.get_visible_devices("GPU"))
         )
-        replica_step = tf.function(one_replica, jit_compile=True) if jit else one_replica
+        replica_step = tf.function(one_replica, autograph=False, jit_compile=True) if jit else one_replica
 
-        @tf.function
+        @tf.function(autograph=False)
         def update(low_res: tf.Tensor, high_res: tf.Tensor, step_number: tf.Tensor) -> dict[str, tf.Tensor]:
             results = self._strategy.run(replica_step, args=(low_res, high_res, step_number))
             return {
