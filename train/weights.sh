@@ -6,8 +6,9 @@
 # SCANS holds mni/sub-{07,26}_space-MNI152_{T1w,T2w,FLAIR}.nii.gz and flair/sub-{01,03,04,12}_FLAIR.nii.gz, people of the
 # two databases that docs/measurements.md names, and for sanchez2018_x4 dicom/sag_mprage/, the DICOM series that it names;
 # RUNS gets the runs and results; NAMEs are those below.
-# Needs tf-mrsr on the PATH. An interrupted training goes on where it was; seed 0 throughout. PRECISION=float32 for
-# processors without bfloat16 instructions, on which mixed_bfloat16, as the weights were made, takes many times as long.
+# Needs tf-mrsr on the PATH. An interrupted training goes on where it was; the seed is 0 where none is given.
+# PRECISION=float32 for processors without bfloat16 instructions, on which mixed_bfloat16, as the weights were made,
+# takes many times as long.
 # sanchez2018_x2_robust goes on from the runs of sanchez2018_x2, li2017_3dsrgan_r3 from those of li2017_3dsrcnn_r3: make
 # these first, into the same RUNS.
 set -euo pipefail
@@ -52,8 +53,14 @@ evaluate() {  # NAME SCANS [OPTION ...]
     tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
 }
 
+round() {  # NAME START STEPS SEED; of two_folds, whose recipe and contrasts it uses
+    train $1 $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts; echo "$scans/dicom/sag_mprage")" \
+        --precision float32 --steps $3 --seed $4 --start-from "$runs/$2" \
+        --set stages.0.generator.optimizer.learning_rate=4.0e-4
+}
+
 # Each person tests what the other one trained, then the network trained by the first learns from both; with_skull: steps
-# that it learns for after that, in float32, from a scan with a skull as well.
+# that it learns for after that, in float32, from a scan with a skull as well, in two rounds of a falling rate.
 two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
     local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other
     for fold in 1 2; do
@@ -65,9 +72,8 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
     train $name${with_skull:+_stripped} $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" \
         --precision "$precision" --steps $5 --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     if [ -n "$with_skull" ]; then
-        train $name $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts; echo "$scans/dicom/sag_mprage")" \
-            --precision float32 --steps "$with_skull" --start-from "$runs/${name}_stripped" \
-            --set stages.0.generator.optimizer.learning_rate=4.0e-4
+        round ${name}_round1 ${name}_stripped ${with_skull% *} 0
+        round $name ${name}_round1 ${with_skull#* } 1
     fi
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }
@@ -112,7 +118,7 @@ for name in "$@"; do
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
         sanchez2018_x4)
-            flips=--tta with_skull=3400 two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 600
+            flips=--tta with_skull="3400 3600" two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 600
             ;;
         li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=2 ;;
         li2017_3dsrcnn_r3) leave_one_out $name ${name}_pretrained 2000 500 ;;
