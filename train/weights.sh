@@ -53,27 +53,27 @@ evaluate() {  # NAME SCANS [OPTION ...]
     tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
 }
 
-round() {  # NAME START STEPS SEED; of two_folds, whose recipe and contrasts it uses
-    train $1 $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts; echo "$scans/dicom/sag_mprage")" \
-        --precision float32 --steps $3 --seed $4 --start-from "$runs/$2" \
+with_a_skull() {  # NAME RECIPE SCANS START STEPS SEED
+    train $1 $2 "$3"$'\n'"$scans/dicom/sag_mprage" --precision float32 --steps $5 --seed $6 --start-from "$runs/$4" \
         --set stages.0.generator.optimizer.learning_rate=4.0e-4
 }
 
 # Each person tests what the other one trained, then the network trained by the first learns from both; with_skull: steps
-# that it learns for after that, in float32, from a scan with a skull as well, in two rounds of a falling rate.
+# of two rounds in which it learns after that, in float32, from a scan with a skull as well.
 two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
-    local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other
+    local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other everyone
     for fold in 1 2; do
         [ $fold = 1 ] && person=sub-07 other=sub-26 || person=sub-26 other=sub-07
         train ${name}_fold$fold $recipe "$(mni $person $contrasts)" --precision "$precision" --steps $4 \
             ${start:+--start-from "$runs/${start}_fold$fold" $lower_rate}
         evaluate ${name}_fold$fold "$(mni $other $contrasts)" $flips
     done
-    train $name${with_skull:+_stripped} $recipe "$(mni sub-07 $contrasts; mni sub-26 $contrasts)" \
-        --precision "$precision" --steps $5 --start-from "$runs/${start:-${name}_fold1}" $lower_rate
+    everyone=$(mni sub-07 $contrasts; mni sub-26 $contrasts)
+    train $name${with_skull:+_stripped} $recipe "$everyone" --precision "$precision" --steps $5 \
+        --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     if [ -n "$with_skull" ]; then
-        round ${name}_round1 ${name}_stripped ${with_skull% *} 0
-        round $name ${name}_round1 ${with_skull#* } 1
+        with_a_skull ${name}_round1 $recipe "$everyone" ${name}_stripped ${with_skull% *} 0
+        with_a_skull $name $recipe "$everyone" ${name}_round1 ${with_skull#* } 1
     fi
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }

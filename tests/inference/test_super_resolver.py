@@ -224,6 +224,23 @@ def test_update_takes_over_weights_without_a_new_graph():
     assert resolver.__call__.experimental_get_tracing_count() == 1
 
 
+def test_the_graph_of_the_network_is_made_once(monkeypatch):
+    called = []
+    convolve = keras.layers.Conv3D.call
+
+    def call(layer, inputs):
+        called.append(layer.name)
+        return convolve(layer, inputs)
+
+    monkeypatch.setattr(keras.layers.Conv3D, "call", call)
+    resolver = SuperResolver(sanchez2018.generator(4, "subpixel", 2, 1), MAPS[4], "half_max")
+    called.clear()
+    for signature in resolver.signatures.values():
+        signature.get_concrete_function()
+    assert {"conv_first", "up1_conv", "up2_conv"} <= set(called)
+    assert len(called) == len(set(called))
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     small = ["network.generator.filters=8", "network.generator.num_residual_blocks=2"]
