@@ -761,11 +761,6 @@ REFUSED = {
         [*TINY_QUICK, "--set", "network.generator.residual=none", "--data", "broken.nii.gz", "--run", "x"],
         "network.generator.residual must be true or false, got 'none'",
     ),
-    "steps": (
-        train.main,
-        [*TINY_QUICK, "--data", SCAN, "--run", "x", "--steps", "9" * 25],
-        "--steps must be 1 or more",
-    ),
     "too little memory to validate": (
         train.main,
         [*TINY_QUICK, "--data", SCAN, "--validation", "scans/sub-1.nii.gz", "--run", "x", "--memory", "10K"],
@@ -925,6 +920,14 @@ def test_evaluate_skips_what_is_bad(folder, tmp_path, capsys):
     assert {row["case"] for row in read_csv(tmp_path / "results" / "table.csv")} == {"sub-0"}
     assert evaluate.main([*base, "--skip-bad", "--overwrite"]) == 1
     assert "none of the scans can be evaluated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "²", "1000001", "9" * 25])
+def test_numbers_that_are_no_steps_or_seconds(capsys, number):
+    for command, option in ((train, "--steps"), (predict, "--timeout")):
+        with pytest.raises(SystemExit):
+            command.main(["scan.nii", option, number])
+        assert f"argument {option}" in capsys.readouterr().err
 
 
 def test_an_empty_path_is_no_mask(capsys):

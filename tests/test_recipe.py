@@ -228,6 +228,8 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("batch_size={a: 1, a: 2}", "not valid YAML"),
         ("nonsense", "expected key=value"),
         ("batch_size=[", "not valid YAML"),
+        ("patches=!!map [1]", "not valid YAML"),
+        ("network.generator=&a {x: *a}", "not valid YAML"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_key(override, words):

@@ -169,10 +169,11 @@ def _in_gb(size: int) -> str:
 
 
 def positive(text: str) -> int:
-    """A whole number over 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
-    return int(text)
+    """A whole number over 0, and no slip."""
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= limits.MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {limits.MOST}")
+    return number
 
 
 def memory_size(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from tf_mrsr import baselines, intensity, metrics
+from tf_mrsr import baselines, intensity, limits, metrics
 from tf_mrsr import degradation as degradations
 from tf_mrsr.cohort import Contrasts
 from tf_mrsr.degradation import Degradation
@@ -32,9 +32,6 @@ CONTENT_LOSSES = (
     "vgg19_features",
 )
 ADVERSARIAL_LOSSES = ("least_squares", "binary_cross_entropy")
-
-
-MOST = 10**6  # epochs, steps by option or patches per volume; more is a slip
 
 
 def _require(condition: bool, message: str) -> None:
@@ -118,8 +115,8 @@ class Patches:
             _require(self.per_volume is None, "patches.per_volume belongs to patches.kind 'random'")
         else:
             _require(
-                self.per_volume is not None and 0 < self.per_volume <= MOST,
-                f"patches.per_volume is needed for random patches, 1 to {MOST}, got {self.per_volume}",
+                self.per_volume is not None and 0 < self.per_volume <= limits.MOST,
+                f"patches.per_volume is needed for random patches, 1 to {limits.MOST}, got {self.per_volume}",
             )
             _require(self.step is None, "patches.step belongs to patches.kind 'grid'")
 
@@ -334,7 +331,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         _require(
-            0 < self.epochs <= MOST, f"stage {self.name}: epochs must be 1 or more, up to {MOST}, got {self.epochs}"
+            0 < self.epochs <= limits.MOST,
+            f"stage {self.name}: epochs must be 1 or more, up to {limits.MOST}, got {self.epochs}",
         )
         _require(
             (self.discriminator is None) == (self.generator.adversarial is None),
@@ -624,7 +622,8 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key may stand only once; the plain loader silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # the plain loader refuses what is none
+        keys = [self.construct_object(key, deep=True) for key, _ in pairs if key.tag != _MERGE]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
@@ -632,7 +631,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, _StrictLoader)
+    return _plain(yaml.load(text, _StrictLoader))  # RecursionError where an alias stands within its own anchor
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -209,8 +209,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise RecipeError(
             "--resume goes on with the run's own recipe, seed, precision and weights; leave those options out"
         )
-    if arguments.steps is not None and arguments.steps > recipe.MOST:
-        raise RecipeError(f"--steps must be 1 or more, up to {recipe.MOST}, got {arguments.steps}")
 
 
 def _new_facts(arguments: argparse.Namespace, start_from: Path | None) -> dict:
