@@ -33,3 +33,11 @@ def golden_npz(tmp_path_factory):
     with gzip.open(golden.NARCOMEY / "npz_m1" / "g_srgan.npz.gz") as packed, path.open("wb") as unpacked:
         shutil.copyfileobj(packed, unpacked)
     return path
+
+
+@pytest.fixture
+def without_export(monkeypatch):
+    """Trainings end without a SavedModel, which takes longer to make than a few steps do."""
+    from tf_mrsr.training import loop
+
+    monkeypatch.setattr(loop, "export_run", lambda folder: None)

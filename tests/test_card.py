@@ -176,6 +176,17 @@ def test_names_of_dicom_say_nothing_of_contrast(name, tmp_path):
     assert len(mismatches(ISOTROPIC, scan(2, 2, 2), tmp_path / "s_T2w.nii")) == 1
 
 
+def test_a_standardised_scan_is_not_what_models_of_magnitudes_were_trained_on():
+    card, path = replace(ISOTROPIC, intensity="half_max"), Path("s_T1w.nii")
+    plain = scan(2, 2, 2)
+    for lowest, count in ((0, 0), (-9, 0), (-11, 1)):
+        data = np.linspace(lowest, 100, plain.data.size, dtype=np.float32).reshape(plain.shape)
+        found = mismatches(card, replace(plain, data=data), path)
+        assert len(found) == count
+        assert mismatches(replace(card, intensity="standard"), replace(plain, data=data), path) == []
+    assert found[0].startswith("the scan's intensities lie between -11 and 100; the model was trained on magnitude")
+
+
 def test_ct_is_not_what_models_of_mr_were_trained_on(tmp_path):
     series = {ct: read_volume(made.save(tmp_path / str(ct), made.slices(ct=ct))) for ct in (False, True)}
     card = replace(ISOTROPIC, spacing_mm=None)

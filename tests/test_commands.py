@@ -77,6 +77,7 @@ def test_train_leaves_a_complete_run(folder):
     assert "sub-0" not in (run / "run.json").read_text()
 
 
+@pytest.mark.usefixtures("without_export")
 def test_training_learns(tmp_path, folder):
     argv = [*TINY_QUICK, "--data", str(folder / "scans"), "--run", str(tmp_path / "run"), "--steps", "60"]
     assert train.main(argv) == 0
@@ -165,6 +166,7 @@ def test_the_mean_over_flips(folder, tmp_path, capsys):
     assert "| network, mean over flips |" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_export")
 def test_nan_is_refused_or_set_to_zero_by_every_command(folder, tmp_path, capsys):
     data = np.asarray(nib.load(folder / SCAN).dataobj, np.float32)
     data[10, 10, 10] = np.nan
@@ -206,6 +208,7 @@ def test_cache_xla_and_precision_reach_the_training(folder, tmp_path, monkeypatc
     assert given == {"cache": 3 * 2**20, "jit": "off", "precision": "bfloat16"}
 
 
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize(("jit", "compiled"), [("on", ["one_replica"]), ("off", [])])
 def test_xla_where_it_is_asked_for(folder, tmp_path, monkeypatch, jit, compiled):
     found = []
@@ -301,7 +304,10 @@ def test_evaluate_takes_masks_and_protocols(folder, tmp_path):
     values = []
     for i, extra in enumerate(([str(masks)], ["none"], [str(masks), "--protocol", "sanchez2018"])):
         assert evaluate.main([*base, *extra, "-o", str(tmp_path / f"{i}")]) == 0
-        values.append(json.loads((tmp_path / f"{i}" / "table.json").read_text())["summary"]["linear"]["psnr"]["mean"])
+        table = json.loads((tmp_path / f"{i}" / "table.json").read_text())
+        values.append(table["summary"]["linear"]["psnr"]["mean"])
+        named = [line for line in table["protocol"] if line.startswith("mask: ")]
+        assert named == ["mask: none" if extra == ["none"] else "mask: a folder, one for each scan"]
     assert len(set(values)) == 3
 
 
@@ -393,53 +399,65 @@ def test_a_result_that_vanishes_meanwhile_is_not_made_of_another_scan(folder, tm
     assert os.listdir(tmp_path / "out") == ["sub-0.nii.gz"]
 
 
-def test_thick_slices_along_any_axis(tmp_path):
-    """Scans whose thick axis is the array's first; the result has its own orientation back, with thinner slices."""
+THIN_PATCHES = [
+    *("--set", "network.generator.filters=4"),
+    *("--set", "patches.shape=[12,12,0]"),
+    *("--set", "patches.step=[4,4,0]"),
+]
+
+
+@pytest.fixture
+def thick_first(tmp_path):
+    """Two scans whose thick axis is the array's first, their affine, and how they are trained on and predicted."""
     affine = np.array([[0, 0, 1.0, 5], [0, -1.1, 0, 7], [3.0, 0, 0, -9], [0, 0, 0, 1]])  # slices, then A-P, then L-R
     for i in range(2):
         data = (scans.blobs((24, 22, 20), affine, seed=i) + 20).astype(np.int16)
         scans.save(tmp_path / f"sub-{i}.nii.gz", data, affine)
-    settings = [
-        "--set",
-        "network.generator.filters=4",
-        "--set",
-        "patches.shape=[12,12,0]",
-        "--set",
-        "patches.step=[4,4,0]",
-    ]
-    gan = [*settings, "--set", "network.discriminator.filters=[4,4,8,8,8]"]
-    for name, extra in (
-        ("li2017_3dsrgan_r3", gan),
-        ("li2017_3dsrcnn_r3", [*settings, "--set", "degradation.factor=2"]),
-        ("li2017_2dsrcnn_r3", ["--set", "network.generator.filters=4", "--set", "batch_size=1"]),
-    ):
-        run = tmp_path / name
-        argv = ["--recipe", name, "--data", str(tmp_path / "sub-0.nii.gz"), "--run", str(run), "--steps", "3", *extra]
-        assert train.main(argv) == 0
-        output = tmp_path / f"{name}.nii.gz"
-        for model in (run, run / "saved_model") if extra is gan else (run,):
-            argv = [str(tmp_path / "sub-1.nii.gz"), "-o", str(output), "--model", str(model), "--overwrite"]
-            assert predict.main(argv) == 0
-            factor = 2 if "3dsrcnn" in name else 3
-            result = read_volume(output)
-            assert result.shape == (24 * factor, 22, 20)
-            expected = GridMap.block_average((factor, 1, 1)).inverse().apply_to_affine(affine)
-            np.testing.assert_allclose(result.affine, expected, atol=1e-4)
-    results = tmp_path / "results"
-    argv = [
-        "--model",
-        str(tmp_path / "li2017_3dsrgan_r3"),
-        "--data",
-        str(tmp_path / "sub-1.nii.gz"),
-        "-o",
-        str(results),
-    ]
+
+    def trained(name, *options):
+        argv = ["--recipe", name, "--data", str(tmp_path / "sub-0.nii.gz"), "--run", str(tmp_path / "run")]
+        assert train.main([*argv, "--steps", "3", *options]) == 0
+        return tmp_path / "run"
+
+    def check_prediction(model, factor):
+        """The result has its own orientation back, with thinner slices."""
+        output = tmp_path / "result.nii.gz"
+        argv = [str(tmp_path / "sub-1.nii.gz"), "-o", str(output), "--model", str(model), "--overwrite"]
+        assert predict.main(argv) == 0
+        result = read_volume(output)
+        assert result.shape == (24 * factor, 22, 20)
+        expected = GridMap.block_average((factor, 1, 1)).inverse().apply_to_affine(affine)
+        np.testing.assert_allclose(result.affine, expected, atol=1e-4)
+
+    return trained, check_prediction
+
+
+def test_thick_slices_along_any_axis(thick_first, tmp_path):
+    trained, check_prediction = thick_first
+    run = trained("li2017_3dsrgan_r3", *THIN_PATCHES, "--set", "network.discriminator.filters=[4,4,8,8,8]")
+    for model in (run, run / "saved_model"):
+        check_prediction(model, 3)
+    argv = ["--model", str(run), "--data", str(tmp_path / "sub-1.nii.gz"), "-o", str(tmp_path / "results")]
     assert evaluate.main(argv) == 0
-    summary = json.loads((results / "table.json").read_text())["summary"]
+    summary = json.loads((tmp_path / "results" / "table.json").read_text())["summary"]
     assert list(summary) == ["nearest", "linear", "cubic", "bspline4", "network"]
     assert summary["bspline4"]["psnr"]["mean"] > summary["nearest"]["psnr"]["mean"]
 
 
+@pytest.mark.usefixtures("without_export")
+@pytest.mark.parametrize(
+    ("name", "factor", "options"),
+    [
+        ("li2017_3dsrcnn_r3", 2, [*THIN_PATCHES, "--set", "degradation.factor=2"]),
+        ("li2017_2dsrcnn_r3", 3, ["--set", "network.generator.filters=4", "--set", "batch_size=1"]),
+    ],
+)
+def test_thick_slices_by_other_networks(thick_first, name, factor, options):
+    trained, check_prediction = thick_first
+    check_prediction(trained(name, *options), factor)
+
+
+@pytest.mark.usefixtures("without_export")
 def test_real_pairs_by_a_table(tmp_path):
     """A thick and a thin scan of one person, listed; train on them, then measure on them."""
     thin_affine = np.diag([1.0, 1.1, 1.2, 1.0])
@@ -580,6 +598,7 @@ def test_a_signal_between_two_steps_waits_for_the_next_checkpoint(folder, tmp_pa
     assert run_folder.latest_checkpoint(tmp_path / "run" / "state").endswith("-2")
 
 
+@pytest.mark.usefixtures("without_export")
 def test_the_speed_of_training_is_without_validation(folder, tmp_path, monkeypatch):
     def monotonic():
         clock[0] += 0.001
@@ -604,6 +623,7 @@ def test_a_loss_that_grows_and_grows_ends_the_training(folder, tmp_path, monkeyp
     assert "the training diverged by step 10" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_export")
 def test_resume_can_go_further_where_the_learning_rate_is_constant(folder, tmp_path, capsys):
     data = ["--data", str(folder / "scans"), "--run", str(tmp_path / "run")]
     assert train.main([*TINY_GAN, *data, "--steps", "2"]) == 0
@@ -633,6 +653,7 @@ def test_minutes_between_checkpoints(minutes):
         train.main(["--data", "a", "--run", "b", "--recipe", "c", "--checkpoint-minutes", minutes])
 
 
+@pytest.mark.usefixtures("without_export")
 def test_bfloat16_and_xla(folder, tmp_path):
     argv = [*TINY_GAN, "--data", str(folder / "scans"), "--run", str(tmp_path / "run"), "--steps", "2"]
     assert train.main([*argv, "--precision", "mixed_bfloat16", "--jit", "on"]) == 0
@@ -664,6 +685,7 @@ def test_the_programs_recipes_measure_scans_of_odd_size_on_the_right_grid(tmp_pa
     np.testing.assert_allclose(network @ middle, case.truth.affine @ middle, atol=1e-9)
 
 
+@pytest.mark.usefixtures("without_export")
 def test_another_seed_trains_other_weights(folder, tmp_path):
     for seed in ("1", "2"):
         argv = [

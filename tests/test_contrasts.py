@@ -260,6 +260,7 @@ def test_prediction_of_a_folder_takes_the_source_contrast(acm, cohort, tmp_path,
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("without_export")
 def test_resuming_within_the_second_stage_gives_the_same_weights(acm, cohort, tmp_path):
     """Killed after the first stage: the second must begin from the first one's best epoch all the same."""
     run = tmp_path / "run"

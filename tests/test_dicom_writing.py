@@ -359,7 +359,7 @@ def test_one_scale_for_the_series(source, low, high, slope, signed):
 def test_scales_that_lose_the_grey_levels_are_refused(source, place, far):
     data = np.linspace(0, 300, 8000, dtype=np.float32)
     data[place] += np.float32(far)
-    with pytest.raises(OutputError, match=r"leave only \d+ steps in 16 bits .*; write NIfTI"):
+    with pytest.raises(VolumeError, match=r"leave only \d+ steps in 16 bits .*; write NIfTI"):
         choose_scale(data.reshape(20, 20, 20), read_volume(source).source)
 
 

@@ -86,6 +86,17 @@ def test_the_peak_of_taloma2020_is_the_largest_voxel_of_both():
     assert metrics.PROTOCOLS["taloma2020_peak"].compare(truth, truth, truth > 0)["psnr"] == float("inf")
 
 
+@pytest.mark.parametrize("planes", [7, 24, 25, 27, 30, 49])
+def test_ssim_by_slabs_is_that_of_the_whole(planes):
+    rng = np.random.default_rng(planes)
+    truth, noise = rng.normal(size=(2, planes, 9, 10)).astype(np.float32)
+    mask = rng.random(truth.shape) > 0.5
+    pair = [data.astype(np.float64) for data in (truth, truth + noise)]
+    mean, similarity = structural_similarity(*pair, data_range=5, full=True)
+    assert metrics.ssim(truth, truth + noise, 5) == pytest.approx(mean, rel=1e-12)
+    assert metrics.ssim(truth, truth + noise, 5, mask) == pytest.approx(similarity[mask].mean(), rel=1e-12)
+
+
 @pytest.mark.parametrize("protocol", ["masked", "sanchez2018", "li2017", "taloma2020", "taloma2020_peak"])
 def test_extreme_scales_overflow_nowhere(protocol):
     values = [

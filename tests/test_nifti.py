@@ -1,11 +1,13 @@
 import gzip
 import os
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from tests import scans
+from tf_mrsr import nifti
 from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.volume import HeaderFacts, Volume, read_volume, write_volume
 
@@ -209,6 +211,11 @@ BAD = {
     "flipped.nii.gz": (lambda c: _flip(gzip.compress(c), 200), "damaged gzip"),
     "crc.nii.gz": (lambda c: _flip(gzip.compress(c), -6), "damaged gzip"),
     "trailing.nii.gz": (lambda c: gzip.compress(c + bytes(2**21)), "far more data"),
+    "promises.nii": (_header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1]), "truncated"),
+    "promises.nii.gz": (
+        lambda c: gzip.compress(_header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1])(c)),
+        "truncated, at most",
+    ),
     "absurd.nii": (_header(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "promises"),
     "negative.nii": (_header(dim=[3, -5, 6, 7, 1, 1, 1, 1]), "dimensions"),
     "ndim.nii": (_header(dim=[9, 5, 6, 7, 1, 1, 1, 1]), "dimensions"),
@@ -238,6 +245,25 @@ def test_bad_files_are_refused_by_name_with_the_fault(tmp_path, name):
         read_volume(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_promises_too_much_takes_no_memory(tmp_path):
+    path = _damaged(tmp_path, "scan.nii", _header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1]))
+    tracemalloc.start()
+    with pytest.raises(VolumeError):
+        read_volume(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_scan_that_is_too_large_for_the_memory_is_named(tmp_path, monkeypatch):
+    def exhaust(*_, **__):
+        raise MemoryError
+
+    path = scans.save(tmp_path / "scan.nii", DATA)
+    monkeypatch.setattr(nifti, "read", exhaust)
+    with pytest.raises(VolumeError, match=r"scan\.nii: too large for the memory that is free"):
+        read_volume(path)
 
 
 def test_a_link_to_nothing_is_called_that(tmp_path):

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests import scans
+from tests import dicom_series, scans
 from tf_mrsr import baselines, recipe
 from tf_mrsr.cohort import Scan, find_pairs, find_scans
 from tf_mrsr.degradation import BlockAverage
@@ -136,6 +136,10 @@ def test_masks_and_labels_in_a_folder_are_no_scans(tmp_path):
     (tmp_path / "sub-1_T1w.nii.gz").unlink()
     with pytest.warns(VolumeWarning), pytest.raises(DataError, match="no NIfTI file"):
         find_scans([str(tmp_path)])
+    (tmp_path / "series").mkdir()
+    dicom_series.save(tmp_path / "series", dicom_series.slices())
+    with pytest.warns(VolumeWarning):
+        assert find_scans([str(tmp_path)]) == [tmp_path]
 
 
 def test_lists_of_pairs(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from tests import dicom_series, scans
 from tests.conversion.test_files import make_run
 from tf_mrsr import baselines, predict, recipe
-from tf_mrsr.errors import VolumeError
+from tf_mrsr import volume as volumes
+from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.report import page, trust
 from tf_mrsr.volume import Volume
 
@@ -225,6 +226,30 @@ def test_skip_bad_holds_for_reports_too(model, people, tmp_path, capsys, monkeyp
     assert "p1/T1w.nii.gz: cannot be examined" in capsys.readouterr().err
     written = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.gz")]
     assert written == ["p2/T1w.nii.gz"]
+
+
+def test_no_report_without_its_result(model, people, tmp_path, capsys, monkeypatch):
+    """A disk that is full ends the call, a result that DICOM cannot hold is left out; no report is left behind."""
+    argv = [str(people), "-o", str(tmp_path / "out"), "--model", str(model), "--report", str(tmp_path / "qc")]
+    write = volumes.write_volume
+
+    def fail_once(error):
+        def fail(*_, **__):
+            monkeypatch.setattr(volumes, "write_volume", write)
+            raise error
+
+        monkeypatch.setattr(volumes, "write_volume", fail)
+
+    fail_once(OutputError("the disk is full"))
+    assert predict.main([*argv, "--skip-bad"]) == 1
+    assert "error: the disk is full" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "qc").rglob("*.*")] == ["reports.csv"]
+    fail_once(VolumeError("16 bits do not hold it"))
+    assert predict.main([*argv, "--skip-bad"]) == 0
+    assert f"warning: left out: {people / 'p1' / 'T1w.nii.gz'}: 16 bits do not hold it" in capsys.readouterr().err
+    assert [row["scan"] for row in csv.DictReader((tmp_path / "qc" / "reports.csv").open())] == ["p2/T1w"]
+    assert predict.main([*argv, "--skip-existing"]) == 0
+    assert [row["scan"] for row in csv.DictReader((tmp_path / "qc" / "reports.csv").open())] == ["p1/T1w", "p2/T1w"]
 
 
 def test_too_few_slices_for_the_test_leave_the_rest_of_the_report():

@@ -29,6 +29,8 @@ CARD_FILE = "card.json"
 NOT_STATED = "not stated"
 # A spacing this much outside of the training's range is not remarked upon; headers round.
 SPACING_TOLERANCE = 0.1
+# What interpolation leaves under 0, as a share of the largest intensity, is not remarked upon.
+MOST_UNDERSHOOT = 0.1
 # Last parts of file names that name a contrast, to be compared with what a card states; "T1w" and "T1" are the same.
 KNOWN_CONTRASTS = ("t1", "t2", "pd", "flair", "pdt2", "t2star", "inplanet1", "inplanet2")
 # Where a run keeps what a card tells of the training.
@@ -96,6 +98,7 @@ class Card:
         axes: "stored" or "slices_last", see ``tf_mrsr.recipe.Recipe``.
         by_slice: whether the network takes slices one by one.
         contrasts: ("T1w", "T2w") for a model from one contrast to another, else empty.
+        intensity: how a scan comes into the network's range, a key of ``tf_mrsr.intensity.KINDS``, or None.
         facts: what a person stated.
         spacing_mm: of the training scans, or None.
         training, measured: or None.
@@ -111,6 +114,7 @@ class Card:
     axes: str
     by_slice: bool = False
     contrasts: tuple[str, ...] = ()
+    intensity: str | None = None
     facts: Facts = field(default_factory=Facts)
     spacing_mm: SpacingRange | None = None
     training: Training | None = None
@@ -150,6 +154,7 @@ def of_recipe(recipe: Recipe, facts_of_run: Mapping[str, Any] | None = None, ste
         axes=recipe.axes,
         by_slice=recipe.training_degradation().by_slice,
         contrasts=() if pair is None else (pair.source, pair.target),
+        intensity=recipe.intensity.kind,
         spacing_mm=build(SpacingRange | None, run.get(SPACING_KEY)),
         training=build(Training, {**recorded, "steps": steps, "start_from": run.get("start_from")})
         if complete
@@ -309,7 +314,8 @@ def mismatches(card: Card, scan: Volume, path: Path) -> list[str]:
             are not: they follow no rule.
     """
     axes = _network_axes(card, scan)
-    return [*_thickness(card, axes), *_spacing(card, axes), *_modality(card, scan), *_contrast(card, path)]
+    about_voxels = [*_thickness(card, axes), *_spacing(card, axes), *_intensity(card, scan)]
+    return [*about_voxels, *_modality(card, scan), *_contrast(card, path)]
 
 
 def _network_axes(card: Card, scan: Volume) -> _Axes:
@@ -346,6 +352,16 @@ def _spacing(card: Card, axes: _Axes) -> list[str]:
     return [
         f"the result would have voxels of {millimetres(result)}; the model was trained on scans of {ranges} mm, so "
         f"expects voxels {'x'.join(map(str, card.factors))} times that"
+    ]
+
+
+def _intensity(card: Card, scan: Volume) -> list[str]:
+    low, high = float(scan.data.min()), float(scan.data.max())
+    if card.intensity != "half_max" or low >= -MOST_UNDERSHOOT * high:
+        return []
+    return [
+        f"the scan's intensities lie between {low:.4g} and {high:.4g}; the model was trained on magnitude images, "
+        "which have none under 0: take the scan as it was before it was standardised"
     ]
 
 

@@ -224,7 +224,7 @@ def _scans_in(folder: Path) -> list[Path]:
             VolumeWarning,
             stacklevel=2,
         )
-    if not found:
+    if not scans:
         from tf_mrsr.dicom import series
 
         scans = series.scans_below(folder)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RESCALED = "network, truth's scale"
 FLIPPED = "network, mean over flips"
 
+_MASK_RULES = ("auto", "none")
 EPILOG = """\
 Each scan is degraded as the model's recipe tests, then estimated again by the model and by nearest, linear and cubic
 spline interpolation, each on the grid that is right for the degradation. A model from one contrast to another takes
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _mask(text: str) -> str:
-    if text not in ("auto", "none"):
+    if text not in _MASK_RULES:
         cli.path(text)  # raises for an empty one
     return text
 
@@ -91,10 +92,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     names = _names(scans)
     if arguments.protocol is not None and arguments.protocol not in metrics.PROTOCOLS:
         raise DataError(f"unknown protocol {arguments.protocol!r}; known are {', '.join(metrics.PROTOCOLS)}")
-    if arguments.mask not in ("auto", "none") and not Path(arguments.mask).is_dir():
+    if arguments.mask not in _MASK_RULES and not Path(arguments.mask).is_dir():
         raise DataError(f"{arguments.mask}: no such folder; --mask takes auto, none, or a folder of masks")
     protocol = arguments.protocol or recipe.evaluation.protocol
-    if arguments.mask not in ("auto", "none") and not metrics.PROTOCOLS[protocol].masked:
+    if arguments.mask not in _MASK_RULES and not metrics.PROTOCOLS[protocol].masked:
         raise DataError(f"--mask {arguments.mask}: protocol {protocol} uses no mask; leave --mask out")
     output = arguments.output.resolve()
     _check_output(output, arguments.overwrite)
@@ -235,8 +236,9 @@ def _protocol_lines(recipe: Recipe, protocol: str, mask: str, stride: int | None
         f"degradation: {degradation}",
         f"alignment: {degradation.alignment}",
         f"protocol {protocol}: {metrics.PROTOCOLS[protocol].description}",
-        f"mask: {mask}",
     ]
+    if metrics.PROTOCOLS[protocol].masked:
+        lines.append(f"mask: {mask if mask in _MASK_RULES else 'a folder, one for each scan'}")
     if recipe.contrasts is None and not degradation.changes_grid:
         return [*lines, "baseline: nearest, the thick slice itself"]
     if recipe.contrasts is None:

@@ -14,6 +14,8 @@ from tf_mrsr.errors import DataError
 
 METRICS = ("psnr", "ssim", "mae", "mse")
 SSIM_WINDOW = 7
+_REACH = SSIM_WINDOW // 2
+_SLAB_PLANES = 24
 
 
 def mse(truth: np.ndarray, estimate: np.ndarray) -> float:
@@ -45,10 +47,18 @@ def ssim(truth: np.ndarray, estimate: np.ndarray, data_range: float, mask: np.nd
     """Mean structural similarity (scikit-image, uniform 7-voxel windows in 3D), over ``mask`` if there is one."""
     if min(truth.shape) < SSIM_WINDOW:
         raise DataError(f"SSIM needs {SSIM_WINDOW} voxels or more along each axis, got shape {truth.shape}")
-    # Scaled to a range of 1 in double precision: SSIM does not change, and no square overflows.
-    scaled = [data.astype(np.float64) / data_range for data in (truth, estimate)]
-    mean, similarity = structural_similarity(*scaled, data_range=1.0, full=True)
-    return float(mean if mask is None else similarity[mask].mean())
+    if mask is None:  # windows that reach over the border do not count
+        mask = np.zeros(truth.shape, bool)
+        mask[(slice(_REACH, -_REACH),) * 3] = True
+    planes, total = truth.shape[0], 0.0
+    for start in range(0, planes, _SLAB_PLANES):  # by slabs, to save memory
+        stop = min(start + _SLAB_PLANES, planes)
+        low, high = max(min(start - _REACH, planes - SSIM_WINDOW), 0), min(max(stop + _REACH, SSIM_WINDOW), planes)
+        # Scaled to a range of 1 in double precision: SSIM does not change, and no square overflows.
+        scaled = [data[low:high].astype(np.float64) / data_range for data in (truth, estimate)]
+        _, similarity = structural_similarity(*scaled, data_range=1.0, full=True)
+        total += float(similarity[start - low : stop - low][mask[start:stop]].sum())
+    return total / np.count_nonzero(mask)
 
 
 @dataclass(frozen=True)

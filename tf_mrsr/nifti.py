@@ -24,6 +24,7 @@ MAX_VOXELS = 2**31
 MAX_TRAILING_BYTES = 2**20
 MAX_OFFSET_BYTES = 2**26  # extensions stand between header and voxels
 _CHUNK_BYTES = 2**22
+_MOST_INFLATION = 1032  # of deflate, which gzip uses
 _LONGEST_HEADER = 544  # NIfTI-2's, with the four bytes that announce extensions
 _ROUNDING_MM = 1e-2  # of a header's single precision
 _LENGTH_BITS = 7  # of xyzt_units; the others say what the fourth axis counts
@@ -91,8 +92,14 @@ def _load(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             if header["pixdim"][0] == 0:  # the standard's qfac, for which 0 stands for 1
                 header["pixdim"][0] = 1
             count, offset = _check_header(path, header)
-            stream.seek(offset)
             size = count * header.get_data_dtype().itemsize
+            most = path.stat().st_size * (_MOST_INFLATION if packed else 1)
+            if offset + size > most:
+                raise VolumeError(
+                    f"{path}: truncated, {'at most ' if packed else ''}{most} bytes where the header promises "
+                    f"{offset + size}; fetch the file again"
+                )
+            stream.seek(offset)
             content = _read_exactly(path, stream, size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise VolumeError(f"{path}: damaged gzip data ({error}); fetch the file again from its source") from error

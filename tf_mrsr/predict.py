@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,16 +150,14 @@ def _predict(arguments: argparse.Namespace) -> None:
                 result = _super_resolve(model, source, scan, arguments)
                 if arguments.report is not None:
                     report = _report(model, card, source, target, scan, result, arguments)
+                if not _done(target, arguments):
+                    with naming(source), _written_first(report, target, arguments):
+                        storage.make_folder(target.parent)
+                        volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             except VolumeError as error:
                 if not arguments.skip_bad:
                     raise
                 cli.warn(f"left out: {error}")
-            else:
-                if not _done(target, arguments):
-                    if report is not None:
-                        _write_report(report, target, arguments)
-                    storage.make_folder(target.parent)
-                    volume.write_volume(result, target, overwrite=arguments.overwrite, derivation=derivation)
             progress.advance(source.name)
 
 
@@ -215,10 +214,23 @@ def _report(
     return page.Report(name, card, scan, result, found, mismatches(card, scan, source), arguments.tta)
 
 
-def _write_report(report: Report, target: Path, arguments: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _written_first(report: Report | None, target: Path, arguments: argparse.Namespace) -> Iterator[None]:
+    """Writes the report, if there is one, and takes it back where its result then cannot be written. In this order no
+    result is without its report where an interrupted call is taken up by --skip-existing.
+    """
+    if report is None:
+        yield
+        return
     from tf_mrsr.report import page
 
-    page.write(report, arguments.report, _report_place(target, arguments.output))
+    place = _report_place(target, arguments.output)
+    page.write(report, arguments.report, place)
+    try:
+        yield
+    except BaseException:
+        page.remove(arguments.report, place)
+        raise
 
 
 def _done(target: Path, arguments: argparse.Namespace) -> bool:

@@ -107,6 +107,13 @@ def read_volume(path: str | Path, *, nan: str = "refuse", series_uid: str | None
         raise VolumeError(f"{path}: {storage.BROKEN_LINK}")
     if not path.exists():
         raise VolumeError(f"{path}: no such file or folder")
+    try:
+        return _read(path, nan, series_uid)
+    except MemoryError as error:
+        raise VolumeError(f"{path}: too large for the memory that is free; take a machine with more") from error
+
+
+def _read(path: Path, nan: str, series_uid: str | None) -> Volume:
     if is_nifti(path) and path.is_file():
         from tf_mrsr import nifti
 
@@ -135,6 +142,7 @@ def write_volume(
         derivation: what made the volume; needed for a derived series.
 
     Raises:
+        VolumeError: if DICOM cannot hold the volume.
         OutputError: if the name is not NIfTI and the volume not from DICOM, something is there and ``overwrite`` is
             not set, or it cannot be written.
     """

@@ -28,7 +28,7 @@ from tf_mrsr import __version__, storage
 from tf_mrsr.dicom import attributes, files
 from tf_mrsr.dicom.reading import DicomSource
 from tf_mrsr.dicom.series import DICOM_SUFFIXES, ORIENTATION_TOLERANCE
-from tf_mrsr.errors import OutputError
+from tf_mrsr.errors import OutputError, VolumeError
 from tf_mrsr.geometry import voxel_spacing_mm
 from tf_mrsr.volume import Derivation, Volume
 
@@ -85,7 +85,8 @@ def write(volume: Volume, folder: Path, derivation: Derivation) -> None:
         derivation: what made the volume.
 
     Raises:
-        OutputError: if it has no source, its axes are not at right angles in a slice, or it cannot be written.
+        VolumeError: if its axes are not at right angles in a slice, or 16 bits cannot hold its intensities.
+        OutputError: if it has no source, or cannot be written.
     """
     if volume.source is None:
         raise OutputError(f"{folder}: only what was read from DICOM can be written as DICOM; give a name in .nii.gz")
@@ -113,7 +114,7 @@ def _write_slices(volume: Volume, folder: Path, derivation: Derivation) -> None:
     affine, data = _right_handed(_RAS_TO_LPS @ volume.affine, volume.data)
     row, column = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (0, 1))
     if abs(np.dot(row, column)) > _MAX_COSINE:
-        raise OutputError(f"{folder.parent}: rows and columns are not at right angles, which DICOM slices must be")
+        raise VolumeError("rows and columns are not at right angles, which DICOM slices must be; write NIfTI")
     scale = choose_scale(data, volume.source)
     series = _series(volume, scale, derivation)
     series.ImageOrientationPatient = _decimals([*row, *column])
@@ -160,7 +161,7 @@ def choose_scale(data: np.ndarray, source: DicomSource) -> Scale:
     CT keeps the source's intercept and slope if all its slices shared them.
 
     Raises:
-        OutputError: if an offset or outliers leave fewer than ``_MIN_LEVELS`` steps to all but 0.2 % of the voxels.
+        VolumeError: if an offset or outliers leave fewer than ``_MIN_LEVELS`` steps to all but 0.2 % of the voxels.
     """
     low, high = float(data.min()), float(data.max())
     slope, intercept = (source.rescale or (1.0, 0.0)) if source.is_ct else (1.0, 0.0)
@@ -179,7 +180,7 @@ def choose_scale(data: np.ndarray, source: DicomSource) -> Scale:
         darkest, brightest = np.quantile(data[::2, ::2, ::2], (0.001, 0.999))
         levels = float(brightest - darkest) / slope
         if 0 < levels < _MIN_LEVELS:
-            raise OutputError(
+            raise VolumeError(
                 f"intensities from {low:.6g} to {high:.6g} leave only {levels:.0f} steps in 16 bits to nearly all "
                 "voxels; write NIfTI (-o NAME.nii.gz), or take the offset or the outliers out of the scan"
             )

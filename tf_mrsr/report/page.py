@@ -141,8 +141,7 @@ def check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
         OutputError: if something stands there.
         DataError: if a JSON file in the report's place cannot be read.
     """
-    table, target = folder / TABLE_FILE, folder / place
-    page, numbers = (target.with_name(f"{target.name}{ending}") for ending in (".html", ".json"))
+    table, (page, numbers) = folder / TABLE_FILE, _files(folder, place)
     taken = next((path for path in (page, numbers) if path.exists() and not overwrite), None)
     if taken is not None:
         raise OutputError(f"{taken}: exists already; give another folder, --overwrite or --skip-existing")
@@ -167,11 +166,33 @@ def write(report: Report, folder: Path, place: Path) -> None:
         OutputError: if something cannot be written.
         DataError: as ``table_of``.
     """
+    page, numbers = _files(folder, place)
+    storage.make_folder(page.parent)
+    storage.write_text(page, report.to_html())
+    storage.write_text(numbers, report.to_json())
+    _write_table(folder)
+
+
+def remove(folder: Path, place: Path) -> None:
+    """Takes back what ``write`` wrote.
+
+    Raises:
+        OutputError, DataError: as ``write``.
+    """
+    for file in _files(folder, place):
+        file.unlink(missing_ok=True)
+    _write_table(folder)
+
+
+def _files(folder: Path, place: Path) -> tuple[Path, Path]:
     target = folder / place
-    storage.make_folder(target.parent)
-    storage.write_text(target.with_name(f"{target.name}.html"), report.to_html())
-    storage.write_text(target.with_name(f"{target.name}.json"), report.to_json())
-    # Other tasks may write reports into the folder: whoever comes last must have seen all of them.
+    return target.with_name(f"{target.name}.html"), target.with_name(f"{target.name}.json")
+
+
+def _write_table(folder: Path) -> None:
+    """The table of all reports in the folder. Other tasks may write reports there: whoever comes last must have seen
+    all of them.
+    """
     written = None
     while (table := table_of(folder)) != written:
         storage.write_text(folder / TABLE_FILE, table)
