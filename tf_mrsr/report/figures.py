@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tf_mrsr.errors import ModelError
@@ -21,6 +20,8 @@ _PLANES = ("sagittal", "coronal", "axial")
 _DPI = 120
 _SLICES = 6  # in a picture of differences
 _LIT = 0.1  # of the brightest voxel
+_LINE, _GAP = 0.25, 0.08  # inches for a line of text, and between images
+_TALLEST = 2  # height over width of the place for an image
 
 
 def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path) -> None:
@@ -32,27 +33,22 @@ def three_planes(truth: Volume, estimates: Mapping[str, np.ndarray], path: Path)
         path: the PNG file.
     """
     order, flips = _to_ras(truth.affine)
-    center = [n // 2 for n in truth.shape]
+    at = _reoriented_index([n // 2 for n in truth.shape], truth.shape, order, flips)
     gray = _gray(truth.data)
-    worst = max(float(np.percentile(np.abs(e - truth.data), 99.5)) for e in estimates.values())
-    spacing = np.array(voxel_spacing_mm(truth.affine))[order]
-    images = {**estimates, "truth": truth.data}
-    figure = Figure(figsize=(2.6 * len(images), 2.6 * 6), layout="constrained")
-    axes = figure.subplots(6, len(images))
-    for column, (title, data) in enumerate(images.items()):
+    worst = max(_most(e - truth.data) for e in estimates.values())
+    of_error = {"cmap": "magma", "vmin": 0, "vmax": worst}
+    sheet = _Sheet(truth, [*range(3), *range(3)], columns=len(estimates) + 1, width=2.4)
+    for column, (title, data) in enumerate({**estimates, "truth": truth.data}.items()):
         shown = _reoriented(data, order, flips)
         error = _reoriented(np.abs(data - truth.data), order, flips)
-        at = _reoriented_index(center, truth.shape, order, flips)
         for row in range(3):
-            _show(axes[row, column], shown, row, at, spacing, gray)
-            if title == "truth":
-                axes[row + 3, column].axis("off")
-            else:
-                _show(axes[row + 3, column], error, row, at, spacing, {"cmap": "magma", "vmin": 0, "vmax": worst})
-        axes[0, column].set_title(title)
-        if title != "truth":
-            axes[3, column].set_title(f"|error|, 0 to {worst:.3g}", fontsize=8)
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+            sheet.show(row, column, shown, at[row], gray, title if row == 0 else "")
+            if title != "truth":
+                words = f"|error|, 0 to {worst:.3g}" if row == 0 else ""
+                sheet.show(row + 3, column, error, at[row], of_error, words)
+    for row in range(6):
+        sheet.name(row, _PLANES[row % 3])
+    sheet.save(path)
 
 
 def prediction(images: Mapping[str, np.ndarray], affine: np.ndarray, added: np.ndarray | None) -> bytes:
@@ -65,29 +61,23 @@ def prediction(images: Mapping[str, np.ndarray], affine: np.ndarray, added: np.n
             window of grey values of its own, else that of the first.
     """
     order, flips = _to_ras(affine)
-    spacing = np.array(voxel_spacing_mm(affine))[order]
     first = next(iter(images.values()))
     at = _reoriented_index([n // 2 for n in first.shape], first.shape, order, flips)
     columns = [(title, data, _gray(data if added is None else first)) for title, data in images.items()]
     if added is not None:
-        most = float(np.percentile(np.abs(added[::2, ::2, ::2]), 99.5)) or 1.0
+        most = _most(added) or 1.0
         style = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
         columns.append((f"added, -{most:.3g} to {most:.3g}", added, style))
-    figure = Figure(figsize=(3.2 * len(columns), 3.2 * 3), layout="constrained")
-    axes = figure.subplots(3, len(columns), squeeze=False)
-    for column, (title, data, style) in zip(axes.T, columns, strict=True):
+    sheet = _Sheet(Volume(first, affine), range(3), columns=len(columns), width=3.0)
+    for column, (title, data, style) in enumerate(columns):
         shown = _reoriented(data, order, flips)
         for row in range(3):
-            _show(column[row], shown, row, at, spacing, style)
-        column[0].set_title(title)
+            sheet.show(row, column, shown, at[row], style, title if row == 0 else "")
+    for row in range(3):
+        sheet.name(row, _PLANES[row])
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    sheet.save(stream)
     return stream.getvalue()
-
-
-def _gray(data: np.ndarray) -> dict[str, object]:
-    low, high = np.percentile(data[::2, ::2, ::2], (0.2, 99.8))
-    return {"cmap": "gray", "vmin": min(0.0, float(low)), "vmax": max(0.0, float(high))}
 
 
 def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path, name: str) -> None:
@@ -101,31 +91,97 @@ def differences(truth: Volume, estimates: Mapping[str, np.ndarray], folder: Path
         name: first part of their names.
     """
     order, flips = _to_ras(truth.affine)
-    spacing = np.array(voxel_spacing_mm(truth.affine))[order]
     whole = _reoriented(truth.data, order, flips)
     errors = {title: _reoriented(e - truth.data, order, flips) for title, e in estimates.items()}
-    worst = max(float(np.percentile(np.abs(error), 99.5)) for error in errors.values())
+    worst = max(_most(error) for error in errors.values())
     gray = _gray(truth.data)
     signed = {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
     variance = float(truth.data.var())
     for plane, plane_name in enumerate(_PLANES):
-        places = _spread(whole, plane)
-        figure = Figure(figsize=(2.2 * _SLICES, 2.4 * (1 + len(errors))), layout="constrained")
-        rows = figure.subplots(1 + len(errors), _SLICES)
-        for column, place in enumerate(places):
-            at = [place] * 3
-            _show(rows[0, column], whole, plane, at, spacing, gray)
-            rows[0, column].set_title(f"slice {place}", fontsize=8)
-            for row, error in zip(rows[1:, column], errors.values(), strict=True):
-                _show(row, error, plane, at, spacing, signed)
-                of_slice = float(np.mean(np.square(np.take(error, place, axis=plane)))) / variance
-                row.set_title(f"MSE {of_slice:.4f}", fontsize=8)
-        for row, title in zip(rows[:, 0], ["truth", *errors], strict=True):
-            row.set_ylabel(title, fontsize=8)
-        for axis in rows[:, 1:].ravel():
-            axis.set_ylabel("")
-        figure.suptitle(f"{plane_name}: estimate less truth, -{worst:.3g} (blue) to {worst:.3g} (red)", fontsize=9)
-        figure.savefig(folder / f"{name}_differences_{plane_name}.png", dpi=_DPI, metadata={"Software": None})
+        sheet = _Sheet(truth, [plane] * (1 + len(errors)), columns=_SLICES, width=2.0, head=_LINE)
+        sheet.head(f"{plane_name}: estimate less truth, -{worst:.3g} (blue) to {worst:.3g} (red)")
+        for column, place in enumerate(_spread(whole, plane)):
+            sheet.show(0, column, whole, place, gray, f"slice {place}")
+            for row, error in enumerate(errors.values(), start=1):
+                of_slice = float(np.mean(np.square(_slice(error, plane, place)))) / variance
+                sheet.show(row, column, error, place, signed, f"MSE {of_slice:.4f}")
+        for row, title in enumerate(["truth", *errors]):
+            sheet.name(row, title)
+        sheet.save(folder / f"{name}_differences_{plane_name}.png")
+
+
+class _Sheet:
+    """Slices in rows and columns on one page, with a line of text above each.
+
+    All are drawn in one pair of axes, in inches: matplotlib takes seconds to make and draw a pair for each.
+
+    Args:
+        volume: its grid is that of all volumes shown, which are reoriented so that their axes run to R, A and S.
+        planes: numbers of ``_PLANES``, one for each row.
+        columns: how many slices stand beside each other.
+        width: of a slice, in inches.
+        head: what is left free above, in inches.
+    """
+
+    def __init__(self, volume: Volume, planes: Sequence[int], *, columns: int, width: float, head: float = 0) -> None:
+        order, _ = _to_ras(volume.affine)
+        extent = [volume.shape[axis] * volume.spacing_mm[axis] for axis in order]
+        self._planes, self._width = list(planes), width
+        self._aspects = [extent[up] / extent[across] for across, up in map(_axes_of, planes)]
+        heights = [width * min(aspect, _TALLEST) for aspect in self._aspects]
+        size = (_LINE + columns * (width + _GAP), head + sum(heights) + len(heights) * _LINE + _GAP)
+        self._bottoms = size[1] - head - np.cumsum(np.array(heights) + _LINE)
+        self._heights = heights
+        self._figure = Figure(figsize=size)
+        self._axes = self._figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(0, size[1]), autoscale_on=False)
+        self._axes.set_axis_off()
+
+    def show(
+        self, row: int, column: int, data: np.ndarray, place: int, style: Mapping[str, object], title: str
+    ) -> None:
+        """Draws slice number ``place`` of ``data`` along the row's plane."""
+        width = min(self._width, self._heights[row] / self._aspects[row])
+        middle = _LINE + column * (self._width + _GAP) + self._width / 2
+        bottom, top = self._bottoms[row], self._bottoms[row] + self._heights[row]
+        image = _slice(data, self._planes[row], place).T
+        across = (middle - width / 2, middle + width / 2)
+        self._axes.imshow(
+            image, origin="lower", extent=(*across, bottom, top), aspect="auto", interpolation="nearest", **style
+        )
+        self._axes.text(middle, top + _GAP / 2, title, fontsize=8, ha="center", va="bottom")
+
+    def name(self, row: int, words: str) -> None:
+        """Writes a row's name on its left."""
+        middle = self._bottoms[row] + self._heights[row] / 2
+        self._axes.text(_LINE / 2, middle, words, fontsize=8, ha="center", va="center", rotation=90)
+
+    def head(self, words: str) -> None:
+        """Writes a line above all rows."""
+        width, height = self._figure.get_size_inches()
+        self._axes.text(width / 2, height - _GAP / 2, words, fontsize=9, ha="center", va="top")
+
+    def save(self, target: Path | io.BytesIO) -> None:
+        self._figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def _gray(data: np.ndarray) -> dict[str, object]:
+    low, high = np.percentile(data[::2, ::2, ::2], (0.2, 99.8))
+    return {"cmap": "gray", "vmin": min(0.0, float(low)), "vmax": max(0.0, float(high))}
+
+
+def _most(difference: np.ndarray) -> float:
+    """What hardly any voxel's absolute difference exceeds."""
+    return float(np.percentile(np.abs(difference[::2, ::2, ::2]), 99.5))
+
+
+def _slice(data: np.ndarray, plane: int, place: int) -> np.ndarray:
+    return data[(slice(None),) * plane + (place,)]
+
+
+def _axes_of(plane: int) -> tuple[int, int]:
+    """The axes that run across and up in a plane."""
+    across, up = (axis for axis in range(3) if axis != plane)
+    return across, up
 
 
 def _spread(data: np.ndarray, plane: int) -> np.ndarray:
@@ -133,15 +189,6 @@ def _spread(data: np.ndarray, plane: int) -> np.ndarray:
     brightest = data.max(axis=tuple(a for a in range(3) if a != plane))
     lit = np.flatnonzero(brightest > _LIT * brightest.max())
     return np.linspace(lit[0], lit[-1], _SLICES + 2).round().astype(int)[1:-1]
-
-
-def _show(axis: Axes, data: np.ndarray, plane: int, at: Sequence[int], spacing: np.ndarray, style: dict) -> None:
-    across, up = [a for a in range(3) if a != plane]
-    image = np.take(data, at[plane], axis=plane)
-    axis.imshow(image.T, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **style)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_ylabel(_PLANES[plane], fontsize=8)
 
 
 def _to_ras(affine: np.ndarray) -> tuple[list[int], list[bool]]:
