@@ -549,7 +549,8 @@ class Recipe:
         known = [f.name for f in dataclasses.fields(kind_class) if f.name != "factors"]
         hints = typing.get_type_hints(kind_class)
         for key, value in spec.items():
-            _require(key in known, f"unknown key {place}.{key}{_nearest(key, ['kind', 'factor', *known])}")
+            if key not in known:
+                raise RecipeError(f"unknown key {place}.{key}{_nearest(key, ['kind', 'factor', *known])}")
             spec[key] = _scalar(hints[key], value, f"{place}.{key}")
         return kind_class(tuple(factor) if isinstance(factor, (list, tuple)) else self._factors(factor), **spec)
 
@@ -707,7 +708,8 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
     for key in value:
-        _require(key in known, f"unknown key {prefix}{key}{_nearest(str(key), list(known))}")
+        if key not in known:
+            raise RecipeError(f"unknown key {prefix}{key}{_nearest(str(key), list(known))}")
     for name, spec in known.items():
         optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
         _require(optional or name in value, f"{prefix}{name} is missing")
