@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m tf_mrsr.demo --output demo_output --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,11 +6,16 @@ import nibabel as nib
 import pytest
 
 from tf_mrsr import demo
+from tf_mrsr.geometry import GridMap
 
 pytest.importorskip("nilearn", reason="the demo's head comes with nilearn")
 
 
-def test_demo_goes_the_whole_way_and_protects_what_it_did_not_make(tmp_path, capsys):
+def test_demo_goes_the_whole_way_and_protects_what_it_did_not_make(tmp_path, capsys, monkeypatch):
+    head = demo._template()
+    low = [n // 2 - 32 for n in head.shape]
+    middle = head.data[tuple(slice(n, n + 64) for n in low)]
+    monkeypatch.setattr(demo, "_template", lambda: head.resampled(middle, GridMap((1, 1, 1), tuple(low))))
     output = tmp_path / "demo"
     assert demo.main(["-o", str(output)]) == 0
     assert "numbers of real ones" in capsys.readouterr().out

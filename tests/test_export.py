@@ -42,7 +42,8 @@ def folder(tmp_path_factory):
     assert train.main([*run, "--seed", "5"]) == 0
     stated = ["--data-description", "one head", "--licence", "CC0", "--contrast", "T1w"]
     assert export.main(["--model", str(folder / "run"), "-o", str(folder / "models" / "x2"), *stated]) == 0
-    return folder
+    with scans.loaded_once(folder / "run"):
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,8 @@ def model1(patients, tmp_path_factory):
     lists.append(write_list(folder / "validation.csv", pair(patients, 2)))
     command = ["train", "--recipe", "narcomey2018_srresnet_model1", *SET, "--data", lists[0], "--validation", lists[1]]
     assert main([*command, "--run", str(folder / "run"), "--steps", "4"]) == 0
-    return folder
+    with scans.loaded_once(folder / "run"):
+        yield folder
 
 
 def test_model1_from_end_to_end(model1, patients, tmp_path):
@@ -265,7 +266,8 @@ def model2(patients, vgg19_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model2")
     data = ["--data", write_list(folder / "train.csv", pair(patients, 0)), "--vgg19", str(vgg19_file)]
     assert main([*MODEL2, *data, "--run", str(folder / "run")]) == 0
-    return folder
+    with scans.loaded_once(folder / "run"):
+        yield folder
 
 
 def test_model2_from_end_to_end(model2, patients, vgg19_file, tmp_path):

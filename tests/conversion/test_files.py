@@ -56,7 +56,9 @@ def make_run(folder, kind):
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def run(request, tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("files") / request.param, request.param)
+    folder, options = make_run(tmp_path_factory.mktemp("files") / request.param, request.param)
+    with scans.loaded_once(folder):
+        yield folder, options
 
 
 @pytest.fixture(scope="module")
