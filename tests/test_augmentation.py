@@ -125,6 +125,7 @@ def test_a_residual_needs_voxels_that_lie_where_it_takes_them_from(name, kind, p
         ("intensity.kind=standard", "half_max"),
         ("augmentation.gamma=[0,1]", "over 0"),
         ("augmentation.gamma=[2,1]", "in order"),
+        ("augmentation.sigma=[1,200]", "sigma must be over 0 and up to 100 voxels, got 200"),
         ("augmentation.sigma=[0,1]", "sigma must be two finite numbers over 0"),
         ("augmentation.noise=[0,1]", "from 0 to under 1"),
         ("degradation={kind: block_average, factor: 2}", "needs degradation.kind 'gaussian_decimation'"),

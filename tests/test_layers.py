@@ -7,6 +7,7 @@ from tests import golden
 from tf_mrsr.layers import (
     CubicUpsampling3D,
     FewFiltersConv3D,
+    LargeKernelConv3D,
     NearestConv3D,
     PixelShuffle3D,
     ResizeFromCorner2D,
@@ -189,3 +190,26 @@ def test_nearest_convolution_tells_its_shape_and_comes_back_from_its_config():
     layer = NearestConv3D(4, 3, size=(2, 1, 3))
     assert layer(keras.Input((None, 5, 6, 2))).shape == (None, None, 5, 18, 4)
     assert NearestConv3D.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+SAME = {"padding": "same"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: FewFiltersConv3D(1, 3), "padding must be 'same', got 'valid'"),
+        (lambda: FewFiltersConv3D(1, 3, **SAME, strides=2), "strides must be"),
+        (lambda: FewFiltersConv3D(1, 4, **SAME), "odd along each axis"),
+        (lambda: FewFiltersConv3D(1, 3, **SAME, dilation_rate=2), "dilation_rate must be 1"),
+        (lambda: FewFiltersConv3D(2, 3, **SAME, groups=2), "groups must be 1"),
+        (lambda: LargeKernelConv3D(1, 3), "padding must be 'same'"),
+        (lambda: LargeKernelConv3D(1, (3, 3, 5), **SAME), "the same along all axes"),
+        (lambda: LargeKernelConv3D(1, 3, **SAME, dilation_rate=(1, 2, 1)), "the same along all axes"),
+        (lambda: NearestConv3D(1, 3, dilation_rate=2), "dilation_rate must be 1"),
+        (lambda: NearestConv3D(1, 2), "odd along each axis"),
+    ],
+)
+def test_convolutions_refuse_what_they_do_not_compute(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

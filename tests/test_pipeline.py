@@ -74,6 +74,16 @@ def test_an_epoch_has_every_patch_once(cohort):
     assert first != second
 
 
+def test_in_order_what_does_not_fill_a_batch_has_its_turn(cohort):
+    """Of 81 patches in batches of 4 an epoch takes 80; the next one begins with the one that is left."""
+    pairs = PatchPairs(cohort, grid_recipe("patches.shuffle=false", "batch_size=4"), seed=0)
+    whole = PatchPairs(cohort, grid_recipe("patches.shuffle=false", "batch_size=1"), seed=0)
+    assert (pairs.steps_per_epoch, whole.steps_per_epoch) == (20, 81)
+    for step, patches in ((0, (0, 1, 2, 3)), (19, (76, 77, 78, 79)), (20, (80, 0, 1, 2)), (21, (3, 4, 5, 6))):
+        expected = np.concatenate([whole.batch(patch)[1] for patch in patches])
+        np.testing.assert_array_equal(pairs.batch(step)[1], expected)
+
+
 @pytest.mark.parametrize("make", [grid_recipe, random_recipe])
 def test_batches_depend_on_seed_and_step_alone(cohort, make):
     one, other = PatchPairs(cohort, make(), seed=5), PatchPairs(cohort, make(), seed=5)

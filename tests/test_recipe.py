@@ -192,6 +192,7 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("stages.0.discriminator=null", "go together"),
         ("stages.0.generator.optimizer.learning_rate=-1", "over 0"),
         ("stages.0.generator.optimizer.learning_rate=.nan", "over 0"),
+        (f"stages.0.generator.optimizer.learning_rate=1{'0' * 400}", "must be a number"),
         ("stages.0.generator.content=[]", "one loss"),
         ("evaluation.protocol=mine", "evaluation.protocol"),
         ("stages.0.generator.optimizer.beta_1=1.5", "under 1"),

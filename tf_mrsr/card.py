@@ -21,7 +21,7 @@ import yaml
 
 from tf_mrsr import __version__, storage
 from tf_mrsr.errors import DataError, ModelError, RecipeError
-from tf_mrsr.geometry import THICK_RATIO, slices_last
+from tf_mrsr.geometry import THICK_RATIO, millimetres, slices_last
 from tf_mrsr.recipe import Recipe, build
 from tf_mrsr.volume import Volume, is_nifti, stem
 
@@ -389,7 +389,3 @@ def _contrast(card: Card, path: Path) -> list[str]:
 
 def _plain(contrast: str) -> str:
     return contrast.lower().removesuffix("w")
-
-
-def millimetres(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{s:.2f}" for s in spacing) + " mm"

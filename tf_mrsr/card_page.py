@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, millimetres, thin_slices
+from tf_mrsr.card import CARD_FILE, NOT_STATED, Card, Measured, thin_slices
+from tf_mrsr.geometry import millimetres
 
 README_FILE = "README.md"
 

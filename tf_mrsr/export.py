@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_mrsr import cli
+from tf_mrsr import cli, storage
 from tf_mrsr.errors import DataError, OutputError
 from tf_mrsr.model_folder import FORMATS
 
@@ -166,10 +166,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from tf_mrsr.report import figures
 
     model = models.rebuild(source)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target.parent}: cannot be made ({error.strerror})") from error
+    storage.make_folder(target.parent)
     with tempfile.TemporaryDirectory() as folder:
         pictures = {path.name: path for path in sorted((source / card_page.PICTURES_FOLDER).glob("*.png"))}
         if arguments.picture:

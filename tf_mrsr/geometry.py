@@ -108,6 +108,11 @@ def voxel_spacing_mm(affine: np.ndarray) -> Triple:
     return tuple(float(s) for s in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
 
 
+def millimetres(spacing: Sequence[float]) -> str:
+    """A spacing in words."""
+    return " x ".join(f"{s:.2f}" for s in spacing) + " mm"
+
+
 # Spacings that differ by less are taken for equal, so that a scan of cubes has no thick axis.
 THICK_RATIO = 1.05
 

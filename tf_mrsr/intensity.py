@@ -51,7 +51,7 @@ KINDS: dict[str, Callable[[Callable[[str], Any]], Window]] = {
 def measure(kind: str, data: np.ndarray) -> Window:
     """The window of ``data`` (any shape) by the rule ``kind``.
 
-    Data whose width is 0, such as an all-zero patch, gets the width 1 and so stays as it is.
+    Data whose width would be 0, such as an all-zero patch, gets the width 1.
     """
     window = KINDS[kind](lambda name: getattr(np, name)(data))
     return window if window.width != 0 else Window(window.centre, type(window.width)(1))

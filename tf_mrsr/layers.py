@@ -133,7 +133,20 @@ class LargeKernelConv3D(keras.layers.Conv3D):
     """``Conv3D`` with an odd cubic kernel and "same" padding, computed in Fourier space where there is no GPU.
 
     Weights, arguments and results (to float rounding) are those of ``Conv3D``; see ``tf_mrsr.fourier``.
+
+    Raises:
+        ValueError: if the padding is not "same", a stride or the groups are not 1, or the kernel is even, or it or its
+            dilation is not the same along all axes.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        _check_same(self)
+        if len(set(self.kernel_size)) > 1 or len(set(self.dilation_rate)) > 1:
+            raise ValueError(
+                f"{self.name}: kernel and dilation must be the same along all axes, got {self.kernel_size} and "
+                f"{self.dilation_rate}; take Conv3D"
+            )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if not _on_cpu():
@@ -153,10 +166,15 @@ class FewFiltersConv3D(keras.layers.Conv3D):
 
     A float32 layer takes bfloat16 images without a copy of them in float32: it rounds the products of each tap to
     bfloat16, and adds the taps up in float32.
+
+    Raises:
+        ValueError: if the padding is not "same", a stride, the groups or the dilation are not 1, or the kernel is even.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **{**kwargs, "autocast": False})
+        _check_same(self)
+        _check_undilated(self)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if not _on_cpu():
@@ -183,12 +201,17 @@ class NearestConv3D(keras.layers.Conv3D):
     Args:
         filters, kernel_size: as for ``Conv3D``.
         size: enlargement along (x, y, z).
+
+    Raises:
+        ValueError: if a stride, the groups or the dilation are not 1, or the kernel is even.
     """
 
     def __init__(
         self, filters: int, kernel_size: int | Sequence[int], size: Sequence[int] = (2, 2, 2), **kwargs
     ) -> None:
         super().__init__(filters, kernel_size, **{**kwargs, "padding": "same"})
+        _check_same(self)
+        _check_undilated(self)
         self.size = tuple(int(s) for s in size)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -224,6 +247,23 @@ def _added_up(kernel_size: int, factor: int) -> np.ndarray:
         first = kernel_size - 1 - tap
         sums[first : first + factor, tap] = 1
     return sums
+
+
+def _check_same(layer: keras.layers.Conv3D) -> None:
+    """Raises ValueError for arguments of ``Conv3D`` that the ways of CPUs do not compute."""
+    plain = {"padding": "same", "strides": (1, 1, 1), "groups": 1, "data_format": "channels_last"}
+    for argument, value in plain.items():
+        if getattr(layer, argument) != value:
+            raise ValueError(
+                f"{layer.name}: {argument} must be {value!r}, got {getattr(layer, argument)!r}; take Conv3D"
+            )
+    if not all(n % 2 for n in layer.kernel_size):
+        raise ValueError(f"{layer.name}: the kernel must be odd along each axis, got {layer.kernel_size}; take Conv3D")
+
+
+def _check_undilated(layer: keras.layers.Conv3D) -> None:
+    if set(layer.dilation_rate) != {1}:
+        raise ValueError(f"{layer.name}: dilation_rate must be 1, got {layer.dilation_rate}; take Conv3D")
 
 
 def _on_cpu() -> bool:

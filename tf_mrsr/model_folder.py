@@ -41,12 +41,13 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in weights_directory().glob(f"*/{SAVED_MODEL_FILE}"))
 
 
-def resolve(model: Path) -> Path:
+def resolve(model: str | Path) -> Path:
     """The folder of a model: a run, a SavedModel, the newest version in a folder of versions, or a shipped name.
 
     Raises:
         ModelError: if there is no such folder and no shipped model of that name.
     """
+    model = Path(model)
     if model.is_dir():
         newest = max(versions(model), default=None)
         return model if newest is None or is_saved_model(model) else model / str(newest)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from tf_mrsr.cohort import Scan, read_scan
 from tf_mrsr.degradation import Degradation, MatchedSlices, OtherContrast
 from tf_mrsr.errors import DataError, GeometryError, VolumeError
-from tf_mrsr.geometry import voxel_spacing_mm
+from tf_mrsr.geometry import millimetres, voxel_spacing_mm
 from tf_mrsr.matched_series import read_matched
 from tf_mrsr.volume import Volume
 
@@ -128,8 +128,8 @@ def _check_spacing(scan: Scan, low_res: Volume, expected: np.ndarray, degradatio
     spacing, wanted = np.array(low_res.spacing_mm), np.array(voxel_spacing_mm(expected))
     if np.any(np.abs(spacing / wanted - 1) > SPACING_TOLERANCE):
         raise DataError(
-            f"{scan.low_res}: voxels of {_millimetres(spacing)}, but {scan.high_res} by factors {degradation.factors} "
-            f"asks for {_millimetres(wanted)} along its axes; resample one of them or change the factor"
+            f"{scan.low_res}: voxels of {millimetres(spacing)}, but {scan.high_res} by factors {degradation.factors} "
+            f"asks for {millimetres(wanted)} along its axes; resample one of them or change the factor"
         )
 
 
@@ -147,7 +147,3 @@ def _resample(scan: Scan, low_res: Volume, affine: np.ndarray, shape: tuple[int,
             "register them, or cut the larger one"
         )
     return ndimage.affine_transform(low_res.data, to_low[:3, :3], to_low[:3, 3], shape, order=1, mode="nearest")
-
-
-def _millimetres(spacing: np.ndarray) -> str:
-    return " x ".join(f"{s:.2f}" for s in spacing) + " mm"

@@ -138,7 +138,10 @@ class PatchPairs:
         return sum(map(len, self._origins)) // self._recipe.batch_size
 
     def dataset(self, first_step: int, last_step: int) -> tf.data.Dataset:
-        """Batches of steps ``first_step`` ... ``last_step - 1``: low_res and high_res, (batch, x, y, z, 1), float32."""
+        """Batches of steps ``first_step`` ... ``last_step - 1``: low_res and high_res, (batch, x, y, z, 1), float32.
+
+        Networks of slices take and give the slices as channels, (batch, x, y, z).
+        """
         size = self._recipe.batch_size
         shapes = [(size, *shape, 1) for shape in (self._low_patch_shape, self.patch_shape)]
 
@@ -160,7 +163,10 @@ class PatchPairs:
         """The patches of one step: low_res and high_res, (batch, x, y, z, 1), float32, in network range."""
         step, size = int(step), self._recipe.batch_size
         epoch, place = divmod(step, self.steps_per_epoch)
-        chosen = self._order(epoch)[place * size : (place + 1) * size]
+        order = self._order(epoch)
+        # In order, an epoch goes on where the last one ended, so that what does not fill a batch has its turn as well.
+        first = (place if self._recipe.patches.shuffle else step) * size
+        chosen = [order[(first + i) % len(order)] for i in range(size)]
         if self._recipe.patches.degrade == "volume":
             pairs = [self._cut_pair(epoch, *item) for item in chosen]
             low_res, high_res = (np.stack(side) for side in zip(*pairs, strict=True))

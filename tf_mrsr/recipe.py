@@ -251,14 +251,8 @@ class GeneratorAdversarial:
     scores: str = "probability"
 
     def __post_init__(self) -> None:
-        _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
-        _one_of("adversarial.scores", self.scores, ("probability", "logits"))
-        _weight("adversarial weight", self.weight)
+        _check_adversarial(self.loss, self.weight, self.scores)
         _bounds("adversarial.labels", self.labels)
-        _require(
-            self.loss != "binary_cross_entropy" or self.scores == "logits",
-            "binary_cross_entropy takes the logits: set adversarial.scores to logits",
-        )
 
 
 @dataclass(frozen=True)
@@ -272,15 +266,19 @@ class DiscriminatorAdversarial:
     scores: str = "probability"
 
     def __post_init__(self) -> None:
-        _one_of("adversarial loss", self.loss, ADVERSARIAL_LOSSES)
-        _one_of("adversarial.scores", self.scores, ("probability", "logits"))
-        _weight("adversarial weight", self.weight)
+        _check_adversarial(self.loss, self.weight, self.scores)
         _bounds("adversarial.real_labels", self.real_labels)
         _bounds("adversarial.generated_labels", self.generated_labels)
-        _require(
-            self.loss != "binary_cross_entropy" or self.scores == "logits",
-            "binary_cross_entropy takes the logits: set adversarial.scores to logits",
-        )
+
+
+def _check_adversarial(loss: str, weight: float, scores: str) -> None:
+    _one_of("adversarial loss", loss, ADVERSARIAL_LOSSES)
+    _one_of("adversarial.scores", scores, ("probability", "logits"))
+    _weight("adversarial weight", weight)
+    _require(
+        loss != "binary_cross_entropy" or scores == "logits",
+        "binary_cross_entropy takes the logits: set adversarial.scores to logits",
+    )
 
 
 @dataclass(frozen=True)
@@ -475,6 +473,8 @@ class Recipe:
             spec.sigma is None or self.degradation["kind"] == "gaussian_decimation",
             f"augmentation.sigma needs degradation.kind 'gaussian_decimation', got {self.degradation['kind']!r}",
         )
+        for bound in spec.sigma or ():
+            self._degradation({**self.degradation, "sigma": bound}, "augmentation")
 
     def _check_slices(self) -> None:
         degradation, shape = self.training_degradation(), self.patches.shape
@@ -721,7 +721,7 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
         # YAML 1.1 reads 1e-5, without a dot, as a string.
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RecipeError(f"{where} must be a number, got {value!r}") from None
     matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _require(matches, f"{where} must be of type {kind.__name__}, got {value!r}")

@@ -41,10 +41,7 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
         OutputError: if the folder holds something already, or cannot be made.
     """
     check_new_run(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    storage.make_folder(folder)
     storage.write_text(folder / RECIPE_FILE, recipe.to_yaml())
     write_facts(folder, facts)
 

@@ -77,9 +77,9 @@ def neighbour_triples(matched: np.ndarray, num_slices: int, *, shift_at_last_mat
     Args:
         matched: indices of thin slices, (pair,).
         num_slices: slices of the thin series.
-        shift_at_last_match: as the program does it, the last matched slice is the last one of its triple even if more
-            slices follow. (The program's triple of a last match at index 1 begins with the series' last slice; here it
-            begins with the first.)
+        shift_at_last_match: as the program does it, and no recipe here: the last matched slice is the last one of its
+            triple even if more slices follow. (The program's triple of a last match at index 1 begins with the series'
+            last slice; here it begins with the first.)
 
     Raises:
         DataError: if the series has fewer than three slices, or a slice is not in it.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tf_mrsr import recipe, run_folder
 from tf_mrsr.cohort import find_pairs
+from tf_mrsr.errors import ModelError
 from tf_mrsr.pipeline import PatchPairs
 from tf_mrsr.training.loop import Settings, Trainer
 
@@ -27,6 +28,12 @@ chosen = recipe.load(
 )
 pairs = PatchPairs(find_pairs([folder / "scan.nii.gz"]), chosen, seed=0)
 trainer = Trainer(chosen, pairs, None, Settings(steps=3), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+try:
+    trainer.open(folder)
+except ModelError:
+    pass
+else:
+    raise SystemExit("a folder that is no run was taken")
 facts = {"seed": 0, "steps": None, "precision": "float32", "data": "", "validation_data": ""}
 run_folder.create_run(folder / "run", chosen, facts)
 assert trainer.open(folder / "run") == 0

@@ -27,7 +27,7 @@ from tf_mrsr.inference.slice_resolver import SliceResolver
 from tf_mrsr.inference.super_resolver import SuperResolver
 from tf_mrsr.intensity import Window
 from tf_mrsr.layers import CubicUpsampling3D
-from tf_mrsr.limits import UNLIMITED
+from tf_mrsr.limits import DEFAULT_MEMORY, UNLIMITED
 from tf_mrsr.networks.structure import reach, split, stage_count, up_to_stage
 from tf_mrsr.recipe import Recipe
 from tf_mrsr.volume import Volume
@@ -57,7 +57,7 @@ class Model(NamedTuple):
         ramp = np.arange(MIN_VOXELS**3, dtype=np.float32).reshape((MIN_VOXELS,) * 3)
         self.super_resolve(Volume(ramp, np.eye(4)), UNLIMITED)
 
-    def super_resolve(self, volume: Volume, memory_bytes: int, stride: int | None = None) -> Volume:
+    def super_resolve(self, volume: Volume, memory_bytes: int = DEFAULT_MEMORY, stride: int | None = None) -> Volume:
         """The volume (x, y, z) on the network's finer grid, or in its other contrast.
 
         Args:
@@ -79,7 +79,9 @@ class Model(NamedTuple):
             raise VolumeError(f"the volume cannot be used: {graph_reason(error.message)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             shape = "x".join(map(str, volume.shape))
-            raise VolumeError(f"a volume of {shape} voxels needs more memory than there is; lower --memory") from error
+            raise VolumeError(
+                f"a volume of {shape} voxels needs more memory than there is; allow it less (--memory)"
+            ) from error
         except tf.errors.OpError as error:
             raise VolumeError(f"TensorFlow fails on the volume: {graph_reason(error.message)}") from error
         data = result["volume"].numpy()
@@ -94,7 +96,9 @@ class Model(NamedTuple):
         spec = self.recipe.prediction
         if spec.kind == "whole":
             if stride is not None:
-                raise RecipeError("--stride is for models that average overlapping patches; this one does not")
+                raise RecipeError(
+                    "a stride is for models that average overlapping patches; this one does not: leave it out"
+                )
             return []
         stride = spec.stride if stride is None else stride
         if not 1 <= stride <= spec.patch:
@@ -113,27 +117,27 @@ def check_volume(volume: Volume, degradation: Degradation, memory_bytes: int) ->
         )
 
 
-def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
+def build_generator(recipe: Recipe, precision: str = "float32") -> keras.Model:
     """The generator that a recipe describes, with fresh weights.
 
     Raises:
         RecipeError: if the arguments do not fit the network, or it does not enlarge by the degradation's factors, or
             is one of slices and the degradation not, or the reverse.
     """
-    degradation = recipe_.training_degradation()
+    degradation = recipe.training_degradation()
     factors = degradation.factors
-    generator = networks.build(recipe_.network.name, "generator", _generator_arguments(recipe_), precision)
+    generator = networks.build(recipe.network.name, "generator", _generator_arguments(recipe), precision)
     of_slices = len(generator.input_shape) == 4
     if of_slices != degradation.by_slice:
         raise RecipeError(
-            f"{recipe_.network.name} is a network of {'slices' if of_slices else 'volumes'}; degradation.kind "
+            f"{recipe.network.name} is a network of {'slices' if of_slices else 'volumes'}; degradation.kind "
             "'matched_slices' and networks of slices go together"
         )
     try:
         scale = reach(generator).scale
         split(generator)
     except TypeError as error:
-        raise RecipeError(f"{recipe_.network.name}: {error}") from error
+        raise RecipeError(f"{recipe.network.name}: {error}") from error
     # The channels that a network of slices gives are neighbouring slices.
     scale = (*scale, generator.output_shape[-1]) if of_slices else scale
     if scale != factors:
@@ -141,18 +145,18 @@ def build_generator(recipe_: Recipe, precision: str = "float32") -> keras.Model:
     for layer in generator.layers:
         if isinstance(layer, CubicUpsampling3D):
             _check_interpolation(layer, degradation)
-    if stage_count(generator) not in (1, len(recipe_.stages)):
+    if stage_count(generator) not in (1, len(recipe.stages)):
         raise RecipeError(
-            f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe_.stages)}"
+            f"the generator has {stage_count(generator)} stages, but the recipe trains {len(recipe.stages)}"
         )
     return generator
 
 
-def _generator_arguments(recipe_: Recipe) -> dict[str, Any]:
+def _generator_arguments(recipe: Recipe) -> dict[str, Any]:
     """As the recipe states them, and the factor where it leaves that to the degradation."""
-    arguments = dict(recipe_.network.generator)
-    if "scale_factor" in networks.parameters(recipe_.network.name, "generator"):
-        arguments.setdefault("scale_factor", max(recipe_.training_degradation().factors))
+    arguments = dict(recipe.network.generator)
+    if "scale_factor" in networks.parameters(recipe.network.name, "generator"):
+        arguments.setdefault("scale_factor", max(recipe.training_degradation().factors))
     return arguments
 
 
@@ -169,42 +173,41 @@ def _check_interpolation(layer: CubicUpsampling3D, degradation: Degradation) -> 
         )
 
 
-def resolver_for(
-    recipe_: Recipe, generator: keras.Model, target_window: Sequence[float] | None = None
-) -> SuperResolver:
+def resolver_for(recipe: Recipe, generator: keras.Model, target_window: Sequence[float] | None = None) -> SuperResolver:
     """The resolver around a generator that the recipe describes.
 
     Args:
-        recipe_: the recipe.
+        recipe: the recipe.
         generator: the generator, or its first stages.
         target_window: centre and width of the target's intensities, where the recipe measures them apart.
     """
     arguments = {
-        "grid_map": recipe_.training_degradation().network_grid_map(),
-        "intensity_kind": recipe_.intensity.kind,
-        "slices_last": recipe_.axes == "slices_last",
+        "grid_map": recipe.training_degradation().network_grid_map(),
+        "intensity_kind": recipe.intensity.kind,
+        "slices_last": recipe.axes == "slices_last",
         "target_window": None if target_window is None else Window(*target_window),
     }
     if len(generator.input_shape) == 4:
         return SliceResolver(generator, **arguments)
-    if recipe_.prediction.kind == "patches":
-        return PatchAverager(generator, recipe_.prediction.patch, recipe_.prediction.stride, **arguments)
+    if recipe.prediction.kind == "patches":
+        return PatchAverager(generator, recipe.prediction.patch, recipe.prediction.stride, **arguments)
     return SuperResolver(generator, **arguments)
 
 
 def load(folder: str | Path, precision: str = "float32") -> Model:
-    """Loads a run folder or a SavedModel folder.
+    """Loads a model.
 
     Args:
-        folder: the model.
+        folder: a run, a SavedModel, a folder of its versions, or the name of a model that comes with the package, see
+            ``model_folder.resolve``.
         precision: what it computes in, "float32" or "mixed_bfloat16", which is faster where the processor has bfloat16
             instructions.
 
     Raises:
-        ModelError: if it is neither, or a file is missing, damaged or changed; with "mixed_bfloat16" also if a
+        ModelError: if it is none of these, or a file is missing, damaged or changed; with "mixed_bfloat16" also if a
             SavedModel's weights are not those of its recipe's network.
     """
-    folder = Path(folder)
+    folder = model_folder.resolve(folder)
     card = model_folder.read_card(folder)
     if not model_folder.is_saved_model(folder):
         return _of_run(folder, card, precision)
@@ -220,9 +223,9 @@ def _load_saved_model(folder: Path) -> Any:
 
 
 def _of_run(folder: Path, card: Card, precision: str = "float32") -> Model:
-    recipe_, facts = model_folder.read_run(folder)
+    recipe, facts = model_folder.read_run(folder)
     generator = load_generator(folder, precision)
-    return Model(recipe_, resolver_for(recipe_, generator, facts.get("target_window")), card, generator)
+    return Model(recipe, resolver_for(recipe, generator, facts.get("target_window")), card, generator)
 
 
 def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
@@ -257,12 +260,12 @@ def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
             stages -= 1
 
 
-def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) -> None:
-    """Gives a generator that ``recipe_`` built the weights of a trained one, for a training to begin with.
+def load_initial_weights(generator: keras.Model, recipe: Recipe, source: Path) -> None:
+    """Gives a generator that ``recipe`` built the weights of a trained one, for a training to begin with.
 
     Args:
         generator: the generator.
-        recipe_: the recipe.
+        recipe: the recipe.
         source: the trained model, see ``load_generator``.
 
     Raises:
@@ -270,7 +273,7 @@ def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) 
         RecipeError: if it is of another network, or has fewer stages.
     """
     other = model_folder.read_recipe(source)
-    theirs, ours = _network_words(other), _network_words(recipe_)
+    theirs, ours = _network_words(other), _network_words(recipe)
     if theirs != ours:
         raise RecipeError(
             f"{source}: its network is {theirs}, the recipe's {ours}; choose a recipe of the same network"
@@ -281,12 +284,12 @@ def load_initial_weights(generator: keras.Model, recipe_: Recipe, source: Path) 
     generator.set_weights(weights)
 
 
-def _network_words(recipe_: Recipe) -> str:
+def _network_words(recipe: Recipe) -> str:
     """All that decides on the generator: its arguments, those left out as well, and the factors."""
-    network = recipe_.network
+    network = recipe.network
     defaults = {name: spec.default for name, spec in networks.parameters(network.name, "generator").items()}
-    factors = recipe_.training_degradation().factors
-    arguments = {**defaults, **_generator_arguments(recipe_)}
+    factors = recipe.training_degradation().factors
+    arguments = {**defaults, **_generator_arguments(recipe)}
     words = ", ".join(f"{name}={_as_yaml_has_it(value)}" for name, value in sorted(arguments.items()))
     return f"{network.name}({words}) for factors {factors}"
 
@@ -302,7 +305,7 @@ def rebuild(folder: str | Path) -> Model:
     Raises:
         ModelError: as ``load``, or if a SavedModel's weights are not those of its recipe's network.
     """
-    folder = Path(folder)
+    folder = model_folder.resolve(folder)
     model = load(folder)
     if not isinstance(model.resolver, SuperResolver):
         model = _rebuilt(model, folder)
@@ -330,7 +333,7 @@ def export_run(folder: Path) -> None:
     save(_of_run(folder, model_folder.read_card(folder)), folder / run_folder.SAVED_MODEL_FOLDER)
 
 
-def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None) -> None:
+def save(model: Model, folder: str | Path, pictures: Mapping[str, Path] | None = None) -> None:
     """Writes a self-contained SavedModel with its card, under a temporary name first; with the model's generator, if it
     has one, from which a training can go on.
 
@@ -344,7 +347,7 @@ def save(model: Model, folder: Path, pictures: Mapping[str, Path] | None = None)
     Raises:
         OutputError: if it cannot be written.
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

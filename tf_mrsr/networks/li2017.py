@@ -46,8 +46,8 @@ def generator(
             applied to all coronal slices (x, z) of the volume.
         filters: filters of every layer but the last, which has 1; one number, or one per layer.
         residual: not of the paper: the network gives what is to be added to the cubic interpolation of the thick slices
-            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3). A thick slice must lie in the middle of its thin
-            ones.
+            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3), and its deconvolution gets them as a channel
+            more. A thick slice must lie in the middle of its thin ones.
         batch_norm: False is not of the paper: without batch norms (as in Lim et al., CVPR workshops 2017,
             arXiv:1707.02921, section 3.1).
 
@@ -65,7 +65,8 @@ def generator_2d(scale_factor: int = 3, filters: int | Sequence[int] = FILTERS) 
 
     The paper says: 12 convolutions with small kernels, a simplified structure of the 3D generator. Open are kernels,
     filters, how it enlarges, and whether it has residual additions. Here it is the 3D generator's structure with 5
-    residual pairs, whose deconvolution is not among the 12. Xavier initialisation.
+    residual pairs, whose deconvolution is not among the 12. Xavier initialisation. For slices by themselves; recipes
+    take ``generator`` with "2dsrcnn", the same network on all slices of a volume.
 
     Args:
         scale_factor: r, 2 or more.
@@ -136,7 +137,7 @@ def _srcnn(
         add_name = TRUNK_END if i == num_pairs and not residual else f"pair{i}_add"
         x = _residual_pair(x, sizes[pair], filters[pair], f"pair{i}", add_name, batch_norm)
     if residual:
-        # The scan rides along, so that the part behind the trunk has one input.
+        # The scan rides along, so that the part behind the trunk has one input; its layers see it beside the features.
         x = layers.Concatenate(name=TRUNK_END)([x, low_res])
         scan = TakeChannel(x.shape[-1] - 1, name="scan")(x)
         interpolated = CubicUpsampling3D((1, 1, scale_factor), centred=True, name="cubic")(scan)

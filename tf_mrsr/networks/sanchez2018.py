@@ -55,7 +55,8 @@ def generator(
         num_residual_blocks: number of residual blocks.
         output_activation: None as in figure 2; the program has "tanh" after its resize network only.
         residual: not of the paper: the network gives what is to be added to the cubic interpolation of its input
-            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3). Low-resolution voxel j must lie on voxel r j.
+            (as in Kim et al., CVPR 2016, arXiv:1511.04587, section 3), and its up-sampling layers get the input as a
+            channel more. Low-resolution voxel j must lie on voxel r j.
         batch_norm: False is not of the paper: without batch norms (as in Lim et al., CVPR workshops 2017,
             arXiv:1707.02921, section 3.1), so that what comes out scales with what goes in.
 
@@ -82,7 +83,7 @@ def generator(
     x = _conv_bn(x, filters, "conv_trunk", batch_norm)
     if residual:
         x = layers.Add(name="long_skip")([x, long_skip])
-        # The scan rides along, so that the up-sampling part has one input.
+        # The scan rides along, so that the up-sampling part has one input; its layers see it beside the features.
         x = layers.Concatenate(name=TRUNK_END)([x, low_res])
         interpolated = CubicUpsampling3D((scale_factor,) * 3, name="cubic")(TakeChannel(filters, name="scan")(x))
     else:

@@ -17,10 +17,10 @@ import numpy as np
 
 from tf_mrsr import __version__, storage
 from tf_mrsr.baselines import interpolate
-from tf_mrsr.card import Card, millimetres
+from tf_mrsr.card import Card
 from tf_mrsr.card_page import numbers_in_short, spacing_words, what_it_makes
 from tf_mrsr.errors import DataError, OutputError
-from tf_mrsr.geometry import GridMap
+from tf_mrsr.geometry import GridMap, millimetres
 from tf_mrsr.report import figures
 from tf_mrsr.report.trust import MOST_DETAIL, Found, Trust
 from tf_mrsr.volume import Volume

@@ -19,13 +19,17 @@ BATCHES = 32
 
 @contextmanager
 def re_estimated(generator: keras.Model, low_res_batches: Iterable[tf.Tensor]) -> Iterator[None]:
-    """Within the context the generator's batch norms hold the mean of the statistics of the batches.
+    """Within the context the generator's batch norms, if it has any, hold the mean of the batches' statistics.
 
     Args:
         generator: the model, whose moving statistics are put back at the end.
-        low_res_batches: (batch, x, y, z, 1), network range.
+        low_res_batches: as the generator takes them, (batch, x, y, z, channels) or (batch, x, y, channels), network
+            range.
     """
     norms = [layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        yield
+        return
     variables = [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
     saved, momenta = [variable.numpy() for variable in variables], [norm.momentum for norm in norms]
     sums, count = [np.zeros_like(value, dtype=np.float64) for value in saved], 0

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_mrsr import losses, networks, run_folder
+from tf_mrsr import losses, model_folder, networks, run_folder
 from tf_mrsr.errors import ModelError, RecipeError
 from tf_mrsr.inference.models import build_generator, export_run, load_initial_weights, resolver_for
 from tf_mrsr.networks.structure import stage, stage_count, up_to_stage
@@ -61,6 +61,9 @@ class Settings:
 
 class Trainer:
     """Trains a recipe's networks: ``open`` a run folder, then ``run``.
+
+    So that a seed gives the same weights, it sets the seeds of Python, NumPy and Keras, and makes TensorFlow's
+    operations deterministic, for the whole process.
 
     Args:
         recipe: what to train.
@@ -165,16 +168,19 @@ class Trainer:
                 "that or network.discriminator"
             )
 
-    def open(self, folder: Path) -> int:
-        """Takes a run folder (see ``tf_mrsr.run_folder``) and goes back to its newest checkpoint, if there is one.
+    def open(self, folder: str | Path) -> int:
+        """Takes a run folder, which ``run_folder.create_run`` made, and goes back to its newest checkpoint, if there is
+        one. To be called before ``run``.
 
         Returns:
             The number of steps done.
 
         Raises:
-            ModelError: if the checkpoint is damaged or of other networks.
+            ModelError: if it is no run folder, or the checkpoint is damaged or of other networks.
             RecipeError: if more steps are done than there are to do.
         """
+        folder = Path(folder)
+        model_folder.read_run(folder)
         self._folder = folder
         latest = run_folder.latest_checkpoint(folder / run_folder.STATE_FOLDER)
         self._states = tf.train.CheckpointManager(self._state, folder / run_folder.STATE_FOLDER, max_to_keep=2)

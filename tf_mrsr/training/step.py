@@ -104,8 +104,9 @@ class AdversarialStep:
             labels: labels to use instead of drawn ones.
 
         Returns:
-            The losses, scalars: "generator_loss", each content term by name, and with a discriminator
-            "adversarial_loss" and "discriminator_loss". All are weighted, so the parts add up to the whole.
+            The losses, scalars, weighted: "generator_loss" and what adds up to it, each content term by name,
+            "adversarial_loss" and "weight_regularization", as far as the stage has them; with a discriminator its own
+            "discriminator_loss".
         """
         results, _ = self.compute(low_res, high_res, step, labels)
         return results

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tf_mrsr import metrics
 from tf_mrsr.cohort import Scan
 from tf_mrsr.errors import DataError, VolumeError, naming
 from tf_mrsr.evaluation import baseline_estimates, evaluate_estimate, in_scale_of_truth, prepare_case
@@ -41,6 +42,7 @@ class Validation:
         on_bad_scan: Callable[[Exception], None] | None = None,
     ) -> None:
         self._recipe = recipe
+        self._mask = "auto" if metrics.PROTOCOLS[recipe.evaluation.protocol].masked else "none"
         self._memory_bytes = memory_bytes
         # Choosing an epoch takes no overlap between patches, which would make it many times slower.
         self._stride = recipe.prediction.patch
@@ -61,7 +63,7 @@ class Validation:
     def _try_out(self, scan: Scan) -> None:
         """Measures the first baseline, so that what cannot be measured is found before the training."""
         spec = self._recipe.evaluation
-        case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
+        case = prepare_case(scan, self._recipe, mask_source=self._mask, nan=self._nan)
         with naming(scan.high_res):
             check_volume(case.low_res, self._recipe.training_degradation(), self._memory_bytes)
         for _, estimate in baseline_estimates(case, spec.baselines[:1], spec.protocol):
@@ -72,7 +74,7 @@ class Validation:
         model = Model(self._recipe, resolver)
         rows = []
         for scan in self.scans:
-            case = prepare_case(scan, self._recipe, mask_source="auto", nan=self._nan)
+            case = prepare_case(scan, self._recipe, mask_source=self._mask, nan=self._nan)
             with naming(scan.high_res):
                 estimate = model.super_resolve(case.low_res, self._memory_bytes, self._stride).data
             if model.target_window is not None:
