@@ -52,7 +52,7 @@ def test_its_recipe_is_the_one_in_train(name):
 def test_a_training_can_go_on_from_it(name):
     """What it keeps for that is the network that it computes with."""
     folder = model_folder.weights_directory() / name
-    loaded = trained.load(folder)
+    loaded = trained.load(name)
     fresh = trained.build_generator(loaded.recipe)
     trained.load_initial_weights(fresh, loaded.recipe, folder)
     kept = trained.resolver_for(loaded.recipe, fresh).network_variables
