@@ -162,7 +162,19 @@ def test_the_graph_refuses_through_the_server(exported):
             remote.super_resolve(VOLUME, UNLIMITED, stride=4)
 
 
-@pytest.mark.parametrize("outputs", [{}, {"volume_bytes": b"junk!"}, {"volume_bytes": np.float32(1)}])
+SERIALIZED = messages.to_tensor(VOLUME.data).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {},
+        {"volume_bytes": b"junk!"},
+        {"volume_bytes": np.float32(1)},
+        {"volume_bytes": SERIALIZED, "affine": np.zeros((4, 4))},
+        {"volume_bytes": SERIALIZED, "affine": np.eye(3)},
+    ],
+)
 def test_an_answer_of_another_model(outputs):
     def service(request, context):
         response = messages.PredictResponse()

@@ -11,9 +11,9 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from tf_mrsr.errors import ServerError, VolumeError, graph_reason
+from tf_mrsr.errors import GeometryError, ServerError, VolumeError, graph_reason
 from tf_mrsr.geometry import check_affine
-from tf_mrsr.limits import SERVER_TIMEOUT
+from tf_mrsr.limits import DEFAULT_MEMORY, SERVER_TIMEOUT
 from tf_mrsr.serving import messages
 from tf_mrsr.volume import Volume
 
@@ -73,7 +73,7 @@ class RemoteModel:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def super_resolve(self, volume: Volume, memory_bytes: int, stride: int | None = None) -> Volume:
+    def super_resolve(self, volume: Volume, memory_bytes: int = DEFAULT_MEMORY, stride: int | None = None) -> Volume:
         """The volume (x, y, z) on the network's finer grid, or in its other contrast.
 
         Args:
@@ -111,7 +111,10 @@ class RemoteModel:
             raise self._not_understood()
         if not np.all(np.isfinite(data)):
             raise VolumeError("the result is not finite; rescale the scan's intensities if they are extreme")
-        return replace(volume, data=data, affine=check_affine(affine))
+        try:
+            return replace(volume, data=data, affine=check_affine(affine))
+        except GeometryError as error:
+            raise self._not_understood() from error
 
     def _not_understood(self) -> ServerError:
         return ServerError(
