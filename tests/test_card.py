@@ -209,7 +209,19 @@ def test_facts_of_a_file(tmp_path):
     assert cards.read_facts(tmp_path / "facts.yaml") == Facts("12 heads", cards.NOT_STATED, ("T1w", "FLAIR"))
 
 
-@pytest.mark.parametrize("text", ["date: today", "data: 7", "- data", "data: [", "contrasts: T1w"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "date: today",
+        "data: 7",
+        "- data",
+        "data: [",
+        "contrasts: T1w",
+        "data: a\ndata: b",
+        "[" * 3000,
+        r'notes: "\uD800"',
+    ],
+)
 def test_what_are_no_facts(tmp_path, text):
     (tmp_path / "facts.yaml").write_text(text)
     with pytest.raises(DataError, match="not a list of facts"):
@@ -382,6 +394,9 @@ def test_the_newest_version_of_a_folder(folder, tmp_path):
         shutil.copytree(folder, tmp_path / "versions" / number)
     assert model_folder.resolve(tmp_path / "versions") == tmp_path / "versions" / "10"
     assert model_folder.resolve(tmp_path / "versions" / "2") == tmp_path / "versions" / "2"
+    (tmp_path / "versions" / "10").rename(tmp_path / "versions" / "007")
+    shutil.copytree(folder, tmp_path / "versions" / "²")
+    assert model_folder.resolve(tmp_path / "versions") == tmp_path / "versions" / "007"
 
 
 @pytest.mark.parametrize(

@@ -637,6 +637,14 @@ def test_resume_can_go_further_where_the_learning_rate_is_constant(folder, tmp_p
     assert "4 steps are done already" in capsys.readouterr().err
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    data = ["--data", str(folder / "scans" / "sub-0.nii.gz"), "--validation", str(folder / "scans" / "sub-1.nii.gz")]
+    with run_folder.held(tmp_path / "run"):
+        assert train.main(["--resume", "--run", str(tmp_path / "run"), *data]) == 1
+    assert "run: another process trains this run" in capsys.readouterr().err
+
+
 def test_resume_cannot_move_the_end_of_a_stage(folder, tmp_path, capsys):
     small = ["network.generator.filters=[2,2,2,2,2,2,2,2,1]", "network.generator.stages=2"]
     chosen = recipe.load("taloma2020_resgan_acm", small)

@@ -16,9 +16,11 @@ import yaml
 
 from tests import scans
 from tf_mrsr import export, model_folder, predict, recipe, train
+from tf_mrsr.conversion import keras_files
 from tf_mrsr.errors import ModelError, OutputError
 from tf_mrsr.inference import models
 from tf_mrsr.limits import UNLIMITED
+from tf_mrsr.networks.structure import up_to_stage
 from tf_mrsr.serving import config, messages
 from tf_mrsr.training.loop import Trainer
 from tf_mrsr.volume import Volume
@@ -376,11 +378,52 @@ def test_pictures_and_notes_are_part_of_the_card(folder, exported, tmp_path):
             assert f"pictures/{name}" in json.loads((output / version / "card.json").read_text())["files"]
 
 
+def test_another_picture_leaves_the_curve_of_training(exported, tmp_path):
+    picture = exported / "pictures" / "training.png"
+    assert export.main(["--model", str(exported), "-o", str(tmp_path / "x"), "--picture", str(picture)]) == 0
+    assert sorted(path.name for path in (tmp_path / "x" / "1" / "pictures").iterdir()) == ["scan1.png", "training.png"]
+
+
 def test_a_picture_that_is_none_is_refused(folder, tmp_path, capsys):
-    words = ["--picture", str(folder / "sub-0_T1w.nii.gz")]
-    assert export.main(["--model", str(folder / "run"), "-o", str(tmp_path / "x"), *words]) != 0
-    assert "not a PNG file" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
+    (tmp_path / "fake.png").write_text("not a png")
+    for path in (folder / "sub-0_T1w.nii.gz", tmp_path / "fake.png", tmp_path / "gone.png"):
+        words = ["--picture", str(path)]
+        assert export.main(["--model", str(folder / "run"), "-o", str(tmp_path / "x"), *words]) == 1
+        assert "not a PNG file" in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("option", ["--licence", "--data-description", "--contrast"])
+@pytest.mark.parametrize(("text", "words"), [(" ", "the text is empty"), ("H\udcf4pital", "is not in UTF-8")])
+def test_what_nobody_can_have_stated(capsys, option, text, words):
+    with pytest.raises(SystemExit):
+        export.main(["--model", "m", "-o", "x", option, text])
+    assert words in capsys.readouterr().err
+
+
+def test_a_generator_in_stages_comes_back_with_those_that_are_in_the_file(tmp_path):
+    changes = ["network.generator.filters=[2,2,2,2,2,2,2,2,1]"]
+    chosen = recipe.load("taloma2020_resgan_acm", changes)
+    generator = models.build_generator(chosen)
+    for stages in (1, 2):
+        trained = up_to_stage(generator, stages)
+        keras_files.save(trained, tmp_path / f"{stages}.weights.h5")
+        loaded = models.load_stages(models.build_generator(chosen), tmp_path / f"{stages}.weights.h5")
+        assert len(loaded.weights) == len(trained.weights)
+        for ours, theirs in zip(trained.weights, loaded.weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_card_tells_the_step_of_the_weights(folder, tmp_path):
+    """That of the checkpoint which is loaded, not the largest number among the files."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    assert model_folder.read_card(run).training.steps == 2
+    for path in (run / "generator").glob("ckpt-2*"):
+        shutil.copy(path, path.with_name(path.name.replace("ckpt-2", "ckpt-1")))
+    index = run / "generator" / "checkpoint"
+    index.write_text(index.read_text().replace("ckpt-2", "ckpt-1"))
+    assert model_folder.read_card(run).training.steps == 1
 
 
 def test_an_averaging_model_is_rebuilt(averager):

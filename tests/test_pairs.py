@@ -154,6 +154,15 @@ def test_lists_of_pairs(tmp_path):
         find_pairs([tmp_path / "half.csv"])
 
 
+@pytest.mark.parametrize(
+    "header", ["path,path", "path,low_res,high_res", "low_res,high_res,source", "source,target,source"]
+)
+def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, header):
+    (tmp_path / "list.csv").write_text(f"{header}\n{','.join('abcd'[: header.count(',') + 1])}\n")
+    with pytest.raises(DataError, match="a column twice, or columns of more than one kind"):
+        find_pairs([tmp_path / "list.csv"])
+
+
 def test_no_pair_of_a_list_is_lost(tmp_path):
     for name in ("thin.nii", "thick1.nii", "thick2.nii"):
         scans.save(tmp_path / name, np.ones((4, 4, 4), np.float32))

@@ -230,6 +230,7 @@ def test_departures_of_a_file_are_checked_as_it_is_written(tmp_path):
         ("nonsense", "expected key=value"),
         ("batch_size=[", "not valid YAML"),
         ("patches=!!map [1]", "not valid YAML"),
+        ("reported.\udcff=1", "not in UTF-8"),
         ("network.generator=&a {x: *a}", "not valid YAML"),
     ],
 )

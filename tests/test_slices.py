@@ -400,14 +400,14 @@ def test_prepare_lists_pairs_and_slices(patients, tmp_path, capsys):
     assert main(["prepare", str(patients), "-o", str(tmp_path / "pairs.csv")]) == 0
     found = find_pairs([tmp_path / "pairs.csv"])
     assert [tuple(p.resolve() for p in scan) for scan in found] == [pair(patients, i) for i in range(3)]
-    with (tmp_path / "slices.csv").open() as file:
+    with (tmp_path / "pairs_slices.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 27
     assert rows[10] == {"patient": "p1", "low_res_slice": "2", "high_res_slice": "5", "distance_mm": "0.000"}
     assert main(["prepare", str(patients), "-o", str(tmp_path / "pairs.csv")]) == 1
     assert "pairs.csv: exists already" in capsys.readouterr().err
     assert main(["prepare", str(patients), "-o", str(tmp_path / "pairs.csv"), "--overwrite"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.csv", "slices.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.csv", "pairs_slices.csv"]
 
 
 def test_prepare_refuses_far_slices_and_odd_patients(patients, tmp_path, capsys):

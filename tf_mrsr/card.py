@@ -22,7 +22,7 @@ import yaml
 from tf_mrsr import __version__, storage
 from tf_mrsr.errors import DataError, ModelError, RecipeError
 from tf_mrsr.geometry import THICK_RATIO, millimetres, slices_last
-from tf_mrsr.recipe import Recipe, build
+from tf_mrsr.recipe import Recipe, build, parse
 from tf_mrsr.volume import Volume, is_nifti, stem
 
 CARD_FILE = "card.json"
@@ -220,10 +220,12 @@ def read_facts(path: Path) -> Facts:
         DataError: if it cannot be read, or holds anything else.
     """
     try:
-        return build(Facts, yaml.safe_load(path.read_text(encoding="utf-8")))
+        facts = build(Facts, parse(path.read_text(encoding="utf-8")))
+        json.dumps(dataclasses.asdict(facts), ensure_ascii=False).encode()  # as it will be written
+        return facts
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecipeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, RecipeError) as error:
         raise DataError(f"{path}: not a list of facts ({' '.join(str(error).split())})") from error
 
 

@@ -27,7 +27,7 @@ def to_markdown(card: Card, pictures: Sequence[str] = ()) -> str:
         f"| makes | {what_it_makes(card)} |",
         f"| training data | {_cell(facts.data)} |",
         f"| licence | {_cell(facts.licence)} |",
-        f"| contrast | {contrast_words(card)} |",
+        f"| contrast | {_cell(contrast_words(card))} |",
         f"| voxels of the training scans | {spacing_words(card)} |",
         f"| training | {_training_words(card)} |",
         f"| written by | tf_mrsr {card.tf_mrsr} |",

@@ -259,15 +259,20 @@ def _read_list(path: Path) -> list[Scan]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter=LIST_SUFFIXES[path.suffix.lower()])
-            header, rows = set(reader.fieldnames or ()), list(reader)
+            header, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a list ({error})") from error
     kinds = (("high_res", "low_res"), ("target", "source"), ("path",))
-    columns = next((c for c in kinds if set(c) <= header), None)
+    columns = next((c for c in kinds if set(c) <= set(header)), None)
     if columns is None:
         raise DataError(
             f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res' or 'source' "
             "and 'target', and one scan or pair per line below it"
+        )
+    if sum(name in header for pair in kinds for name in pair) > len(columns) or len(set(header)) < len(header):
+        raise DataError(
+            f"{path}: the header line has a column twice, or columns of more than one kind; expected 'path' alone, or "
+            "one pair of columns"
         )
     if not rows:
         raise DataError(f"{path}: lists no scans; expected one scan or pair per line below the header")

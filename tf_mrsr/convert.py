@@ -85,7 +85,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     generator = models.build_generator(chosen)
     if of_keras:
-        keras_files.load(generator, arguments.source)
+        generator = models.load_stages(generator, arguments.source)
     else:
         {"narcomey2018": narcomey2018, "sanchez2018": sanchez2018}[network].load(generator, arguments.source)
     if weights_only:

@@ -33,6 +33,8 @@ examples:
   tf-mrsr export --model runs/x2 -o models/x2 --serving-config && docker compose -f models/compose.yaml up -d
   tf-mrsr export --model runs/x2 -o x2.keras --format keras
 """
+_CURVE = "training.png"
+_PNG = b"\x89PNG\r\n\x1a\n"
 ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -60,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="YAML file with data, licence, contrasts and notes (Markdown), for the options below and more",
     )
-    arguments.add_argument("--data-description", metavar="TEXT", help="what the model was trained on")
-    arguments.add_argument("--licence", metavar="TEXT", help="under which the model may be used")
-    arguments.add_argument("--contrast", nargs="+", metavar="NAME", help="contrasts it was trained on, as T1w FLAIR")
+    arguments.add_argument("--data-description", type=_stated, metavar="TEXT", help="what the model was trained on")
+    arguments.add_argument("--licence", type=_stated, metavar="TEXT", help="under which the model may be used")
+    arguments.add_argument(
+        "--contrast", type=_stated, nargs="+", metavar="NAME", help="contrasts it was trained on, as T1w FLAIR"
+    )
     arguments.add_argument(
         "--evaluation",
         type=cli.path,
@@ -99,6 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.format == "saved_model" and given.overwrite:
         arguments.error("a SavedModel gets a new version; leave --overwrite out")
     return cli.run(_export if given.format == "saved_model" else _export_network, given)
+
+
+def _stated(text: str) -> str:
+    """What an empty shell variable, or a terminal of another encoding, cannot have written."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the text is empty; leave the option out where nothing is to be stated")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not in UTF-8") from None
+    return text
 
 
 def _export_network(arguments: argparse.Namespace) -> None:
@@ -158,7 +173,7 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.serving_config:
         config.check(arguments.output.absolute().parent)
     for picture in arguments.picture:
-        if picture.suffix.lower() != ".png" or not picture.is_file():
+        if not _is_png(picture):
             raise DataError(f"{picture}: not a PNG file; give a picture that tf-mrsr evaluate wrote, or leave it out")
 
     cli.load_tensorflow()
@@ -170,8 +185,10 @@ def _export(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pictures = {path.name: path for path in sorted((source / card_page.PICTURES_FOLDER).glob("*.png"))}
         if arguments.picture:
+            kept = {name: path for name, path in pictures.items() if name == _CURVE}
             pictures = {f"scan{number}.png": picture for number, picture in enumerate(arguments.picture, start=1)}
-        curve = figures.training_curve(source, Path(folder) / "training.png")
+            pictures |= kept
+        curve = figures.training_curve(source, Path(folder) / _CURVE)
         if curve is not None:
             pictures[curve.name] = curve
         generator = None if arguments.no_generator else model.generator
@@ -181,6 +198,14 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.serving_config:
         for file in config.write(target.parent.parent):
             print(f"{file}: written")
+
+
+def _is_png(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_PNG)) == _PNG
+    except OSError:
+        return False
 
 
 def _card(arguments: argparse.Namespace, source: Path) -> Card:
@@ -208,7 +233,7 @@ def _next_version(output: Path) -> Path:
 
     model_folder.check_new_folder(output)
     output = output.absolute()
-    if output.name.isdigit():
+    if model_folder.is_version(output.name):
         raise OutputError(f"{output}: versions are numbered here; give the folder above, the model's")
     config.check_name(output.name)
     if output.exists() and not output.is_dir():
@@ -216,7 +241,7 @@ def _next_version(output: Path) -> Path:
     if any((output / name).exists() for name in (model_folder.SAVED_MODEL_FILE, model_folder.RUN_FILE)):
         raise OutputError(f"{output}: is itself a run or a SavedModel; give another folder, versions go below it")
     cli.check_can_hold(output)
-    numbers = [int(p.name) for p in output.iterdir() if p.name.isdigit()] if output.exists() else []
+    numbers = [int(p.name) for p in output.iterdir() if model_folder.is_version(p.name)] if output.exists() else []
     return output / str(max(numbers, default=0) + 1)
 
 

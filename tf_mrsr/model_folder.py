@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 
 from tf_mrsr import card as cards
@@ -49,8 +50,8 @@ def resolve(model: str | Path) -> Path:
     """
     model = Path(model)
     if model.is_dir():
-        newest = max(versions(model), default=None)
-        return model if newest is None or is_saved_model(model) else model / str(newest)
+        found = versions(model)
+        return model if not found or is_saved_model(model) else found[-1]
     if len(model.parts) == 1 and model.name in shipped():
         return weights_directory() / model.name
     if model.exists():
@@ -68,9 +69,15 @@ def _nearest(name: str) -> str:
     return f", or one of the shipped models {', '.join(known)}"
 
 
-def versions(folder: Path) -> list[int]:
-    """Numbers of the SavedModels in a folder of versions (models/x2/1, models/x2/2)."""
-    return [int(path.parent.name) for path in folder.glob(f"*/{SAVED_MODEL_FILE}") if path.parent.name.isdigit()]
+def versions(folder: Path) -> list[Path]:
+    """The SavedModels in a folder of versions (models/x2/1, models/x2/2), the newest last."""
+    found = (path.parent for path in folder.glob(f"*/{SAVED_MODEL_FILE}"))
+    return sorted((path for path in found if is_version(path.name)), key=lambda path: int(path.name))
+
+
+def is_version(name: str) -> bool:
+    """Whether a folder's name is the number of a version."""
+    return name.isascii() and name.isdecimal()
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -176,8 +183,12 @@ def read_card(folder: Path) -> Card:
 
 def _generator_step(run: Path) -> int | None:
     """The step after which a run's generator was written, the number in its checkpoint's name (ckpt-2500)."""
-    numbers = [path.stem.rpartition("-")[2] for path in (run / GENERATOR_FOLDER).glob("*.index")]
-    return max((int(number) for number in numbers if number.isdigit()), default=None)
+    try:
+        newest = (run / GENERATOR_FOLDER / "checkpoint").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r'^model_checkpoint_path: ".*-([0-9]+)"', newest, re.MULTILINE)
+    return None if found is None else int(found[1])
 
 
 def read_run(folder: Path) -> tuple[Recipe, dict]:

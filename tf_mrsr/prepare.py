@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 EPILOG = """\
 PATIENTS has a folder per patient, with two scans in each: NIfTI files, or folders that hold one DICOM series each. The
 one whose slices are farther apart is the thick one. train and evaluate take the list as --data; patients for validation
-and test belong into lists of their own. Beside it, slices.csv shows every pair of slices: their numbers, counted from 1
-in the order of each series, and the distance between them.
+and test belong into lists of their own. Beside it, pairs_slices.csv shows every pair of slices: their numbers, counted
+from 1 in the order of each series, and the distance between them.
 
 examples:
   tf-mrsr prepare patients/ -o pairs.csv
   tf-mrsr train --recipe narcomey2018_srresnet_model1 --data pairs.csv --run runs/n1
 """
-SLICES_FILE = "slices.csv"
+_OF_SLICES = "_slices"
 _SAME_THICKNESS = 1.01
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.epilog = EPILOG
     arguments.add_argument("patients", type=cli.path, help="folder with a folder per patient")
     arguments.add_argument(
-        "-o", "--output", type=cli.path, required=True, help=f"list to write, a .csv file; {SLICES_FILE} goes beside it"
+        "-o", "--output", type=cli.path, required=True, help="list to write, NAME.csv; NAME_slices.csv goes beside it"
     )
     arguments.add_argument(
         "--max-distance",
@@ -67,7 +67,7 @@ def _distance(text: str) -> float:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     output = arguments.output.absolute()
-    slices_output = output.with_name(SLICES_FILE)
+    slices_output = output.with_name(f"{output.stem}{_OF_SLICES}.csv")
     _check_outputs(output, slices_output, overwrite=arguments.overwrite)
     if not arguments.patients.is_dir():
         raise DataError(f"{arguments.patients}: no such folder; expected one with a folder per patient")
@@ -127,8 +127,8 @@ def _holds_dicom(folder: Path) -> bool:
 
 
 def _check_outputs(output: Path, slices_output: Path, *, overwrite: bool) -> None:
-    if output.suffix.lower() != ".csv" or output.name == SLICES_FILE:
-        raise OutputError(f"{output}: expected a name that ends in .csv, other than {SLICES_FILE}")
+    if output.suffix.lower() != ".csv":
+        raise OutputError(f"{output}: expected a name that ends in .csv")
     existing = next((path for path in (output, slices_output) if path.exists()), None)
     if existing is not None and not overwrite:
         raise OutputError(f"{existing}: exists already; write to another folder, or --overwrite")

@@ -576,7 +576,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise RecipeError(f"unknown recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names())}")
     try:
-        content = _parse(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -631,8 +631,14 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(text: str) -> Any:
-    return _plain(yaml.load(text, _StrictLoader))  # RecursionError where an alias stands within its own anchor
+def parse(text: str) -> Any:
+    """What a text in YAML says; a key that stands twice is refused.
+
+    Raises:
+        yaml.YAMLError, ValueError: if it is not valid.
+        RecursionError: if it is nested too deep, or an alias stands within its own anchor.
+    """
+    return _plain(yaml.load(text, _StrictLoader))
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -644,6 +650,10 @@ def _override(content: Any, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise RecipeError(f"--set {override}: expected key=value")
+    try:
+        override.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"--set {override!a}: not in UTF-8") from error
     *parents, last = key.split(".")
     place, kind = content, Recipe
     try:
@@ -655,7 +665,7 @@ def _override(content: Any, override: str) -> None:
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise RecipeError(f"--set {override}: the recipe has no {key!r}") from error
     try:
-        value = _parse(text)
+        value = parse(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"--set {override}: {text!r} is not valid YAML") from error
     try:

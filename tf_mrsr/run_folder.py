@@ -7,6 +7,7 @@ A run folder::
     state/             TensorFlow checkpoints of everything that going on needs
     generator/         the generator to predict with: the best by validation, or the newest
     saved_model/       that generator with everything around it, written at the end
+    .lock              held while a process trains the run
     log.csv            losses
     validation.csv     PSNR and SSIM on held-out scans
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -32,6 +34,7 @@ from tf_mrsr.recipe import Recipe
 DAMAGED = (AssertionError, IndexError, KeyError, OSError, TypeError, ValueError, tf.errors.OpError, DecodeError)
 STATE_FOLDER = "state"
 SAVED_MODEL_FOLDER = "saved_model"
+LOCK_FILE = ".lock"
 
 
 def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
@@ -44,6 +47,34 @@ def create_run(folder: Path, recipe: Recipe, facts: dict) -> None:
     storage.make_folder(folder)
     storage.write_text(folder / RECIPE_FILE, recipe.to_yaml())
     write_facts(folder, facts)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training the run meanwhile, where the system and its disk have locks.
+
+    Raises:
+        OutputError: if one trains it already, or the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        stream = (folder / LOCK_FILE).open("ab")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the folder and the disk") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{folder}: another process trains this run; wait for it, or give another --run"
+            ) from error
+        except OSError:
+            pass  # a disk without locks
+        yield
 
 
 def write_facts(folder: Path, facts: dict) -> None:

@@ -189,13 +189,14 @@ def _train(arguments: argparse.Namespace) -> None:
     trainer = Trainer(chosen, pairs, validation, settings)
     if not arguments.resume:
         run_folder.create_run(arguments.run, chosen, facts)
-    done = trainer.open(arguments.run)
-    run_folder.write_facts(arguments.run, facts)
-    print(
-        f"{chosen.name}: {len(pairs.scans)} scans, {pairs.steps_per_epoch} steps per epoch, "
-        f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"
-    )
-    trainer.run()
+    with run_folder.held(arguments.run):
+        done = trainer.open(arguments.run)
+        run_folder.write_facts(arguments.run, facts)
+        print(
+            f"{chosen.name}: {len(pairs.scans)} scans, {pairs.steps_per_epoch} steps per epoch, "
+            f"{trainer.total_steps} steps in all{f', going on after {done}' if done else ''}"
+        )
+        trainer.run()
     print(f"{arguments.run}: trained; predict with --model {arguments.run}")
 
 

@@ -88,6 +88,20 @@ def test_out_and_back(run, kind, file, tmp_path, capsys):
     np.testing.assert_array_equal(first.affine, second.affine)
 
 
+def test_a_full_disk_is_one_line(of_slices, tmp_path, monkeypatch, capsys):
+    """HDF5 finds out when it closes the file, and raises no OSError."""
+
+    def fail(self, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("Unable to synchronously close file")
+
+    monkeypatch.setattr(keras.Model, "save_weights", fail)
+    output = tmp_path / "net.weights.h5"
+    assert main(["export", "--model", str(of_slices[0]), "-o", str(output), "--format", "weights"]) == 1
+    assert "net.weights.h5: cannot be written; check the folder and the disk" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keras_reads_them_by_itself(run, tmp_path):
     folder, options = run
     for kind, file in (("keras", "net.keras"), ("weights", "net.weights.h5")):

@@ -40,7 +40,7 @@ def save(generator: keras.Model, output: Path) -> None:
     try:
         (generator.save if suffix == KERAS_SUFFIX else generator.save_weights)(temporary)
         os.replace(temporary, output)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # h5py raises the latter where the disk is full
         raise OutputError(f"{output}: cannot be written; check the folder and the disk") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -248,16 +248,25 @@ def load_generator(folder: Path, precision: str = "float32") -> keras.Model:
             f"{folder}: has no {model_folder.GENERATOR_FILE}, and the batch norms of its SavedModel are part of the "
             "convolutions; give the run's folder"
         )
-    stages = stage_count(generator)
-    while True:
+    return load_stages(generator, file)
+
+
+def load_stages(generator: keras.Model, file: Path) -> keras.Model:
+    """Gives a generator the weights of a Keras file, and returns as many of its stages as there are in the file.
+
+    Raises:
+        ModelError: as ``keras_files.load``.
+    """
+    for stages in range(stage_count(generator), 1, -1):
         trained = up_to_stage(generator, stages)
         try:
             keras_files.load(trained, file)
-            return trained
         except ModelError:
-            if stages == 1:
-                raise
-            stages -= 1
+            continue
+        return trained
+    trained = up_to_stage(generator, 1)
+    keras_files.load(trained, file)
+    return trained
 
 
 def load_initial_weights(generator: keras.Model, recipe: Recipe, source: Path) -> None:
