@@ -699,7 +699,7 @@ def test_the_programs_recipes_measure_scans_of_odd_size_on_the_right_grid(tmp_pa
 def test_another_seed_trains_other_weights(folder, tmp_path):
     for seed in ("1", "2"):
         argv = [
-            *TINY_GAN,
+            *TINY_QUICK,
             "--data",
             str(folder / "scans"),
             "--run",

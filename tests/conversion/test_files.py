@@ -66,7 +66,14 @@ def of_slices(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("files") / "run", "slices")
 
 
-@pytest.mark.parametrize(("kind", "file"), [("keras", "net.keras"), ("weights", "net.weights.h5")])
+@pytest.mark.parametrize(
+    ("run", "kind", "file"),
+    [
+        *((network, "keras", "net.keras") for network in ("volumes", "thin slices", "contrasts")),
+        *((network, "weights", "net.weights.h5") for network in ("volumes", "interpolating", "slices", "contrasts")),
+    ],
+    indirect=["run"],
+)
 def test_out_and_back(run, kind, file, tmp_path, capsys):
     folder, options = run
     output, back = tmp_path / file, tmp_path / "model"
