@@ -163,6 +163,13 @@ def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, header):
         find_pairs([tmp_path / "list.csv"])
 
 
+def test_columns_without_a_name_do_not_count(tmp_path):
+    """As spreadsheets leave them at the end of every line."""
+    scans.save(tmp_path / "a.nii", np.ones((4, 4, 4), np.uint8))
+    (tmp_path / "list.csv").write_text("path,,\na.nii,,\n")
+    assert find_scans([tmp_path / "list.csv"]) == [tmp_path / "a.nii"]
+
+
 def test_no_pair_of_a_list_is_lost(tmp_path):
     for name in ("thin.nii", "thick1.nii", "thick2.nii"):
         scans.save(tmp_path / name, np.ones((4, 4, 4), np.float32))

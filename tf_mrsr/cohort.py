@@ -269,7 +269,7 @@ def _read_list(path: Path) -> list[Scan]:
             f"{path}: expected a header line with a column 'path', or for pairs 'low_res' and 'high_res' or 'source' "
             "and 'target', and one scan or pair per line below it"
         )
-    if sum(name in header for pair in kinds for name in pair) > len(columns) or len(set(header)) < len(header):
+    if sum(header.count(name) for kind in kinds for name in kind) > len(columns):
         raise DataError(
             f"{path}: the header line has a column twice, or columns of more than one kind; expected 'path' alone, or "
             "one pair of columns"
