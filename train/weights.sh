@@ -53,13 +53,13 @@ evaluate() {  # NAME SCANS [OPTION ...]
     tf-mrsr evaluate --model "$runs/$1" --data "${data[@]}" -o "$runs/$1.results" --overwrite "${@:3}"
 }
 
-with_a_skull() {  # NAME RECIPE SCANS START STEPS SEED
-    train $1 $2 "$3"$'\n'"$scans/dicom/sag_mprage" --precision float32 --steps $5 --seed $6 --start-from "$runs/$4" \
+with_a_skull() {  # NAME RECIPE SCANS START STEPS SEED PRECISION
+    train $1 $2 "$3"$'\n'"$scans/dicom/sag_mprage" --precision $7 --steps $5 --seed $6 --start-from "$runs/$4" \
         --set stages.0.generator.optimizer.learning_rate=4.0e-4
 }
 
 # Each person tests what the other one trained, then the network trained by the first learns from both; with_skull: steps
-# of two rounds in which it learns after that, in float32, from a scan with a skull as well.
+# of three rounds in which it learns after that, the first two in float32, from a scan with a skull as well.
 two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of the model whose folds these go on from
     local name=$1 recipe=$2 contrasts=$3 start=${6:-} fold person other everyone
     for fold in 1 2; do
@@ -72,8 +72,10 @@ two_folds() {  # NAME RECIPE CONTRASTS STEPS FINAL_STEPS [START]; START: name of
     train $name${with_skull:+_stripped} $recipe "$everyone" --precision "$precision" --steps $5 \
         --start-from "$runs/${start:-${name}_fold1}" $lower_rate
     if [ -n "$with_skull" ]; then
-        with_a_skull ${name}_round1 $recipe "$everyone" ${name}_stripped ${with_skull% *} 0
-        with_a_skull $name $recipe "$everyone" ${name}_round1 ${with_skull#* } 1
+        set -- $with_skull
+        with_a_skull ${name}_round1 $recipe "$everyone" ${name}_stripped $1 0 float32
+        with_a_skull ${name}_round2 $recipe "$everyone" ${name}_round1 $2 1 float32
+        with_a_skull $name $recipe "$everyone" ${name}_round2 $3 2 "$precision"
     fi
     ship $name "$runs/${name}_fold1.results" "$runs/${name}_fold2.results"
 }
@@ -118,7 +120,7 @@ for name in "$@"; do
             two_folds $name sanchez2018_srgan3d_x2_robust_pretrained "$all" 600 600 sanchez2018_x2
             ;;
         sanchez2018_x4)
-            flips=--tta with_skull="3400 3600" two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 600
+            flips=--tta with_skull="3400 3600 7000" two_folds $name sanchez2018_srgan3d_x4_pretrained "$all" 9000 600
             ;;
         li2017_3dsrcnn_r2) thin_slices $name li2017_3dsrcnn_r3_pretrained 1500 --set degradation.factor=2 ;;
         li2017_3dsrcnn_r3) leave_one_out $name ${name}_pretrained 2000 500 ;;
